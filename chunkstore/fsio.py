@@ -1,0 +1,181 @@
+"""The ground floor of file access: durable replacement, directory descriptors, confined paths.
+
+Promises: `write_durably` leaves the old file or the new one, whole, whatever happens in between,
+and the new one survives a power cut once it has returned. Nothing below a `Directory` is ever
+reached through a symbolic link.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_OPENAT2: Final = 437
+_RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_NO_SYMLINKS: Final = 0x04
+_RESOLVE_BENEATH: Final = 0x08
+_HOW: Final = struct.Struct("<QQQ")
+_CONFINED: Final = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
+
+_counter_lock = threading.Lock()
+_counter = 0
+
+
+def fresh_name(prefix: str = ".new") -> str:
+    """A file name no other writer on this machine is using now."""
+    global _counter  # noqa: PLW0603  one counter per process is the point
+    with _counter_lock:
+        _counter += 1
+        return f"{prefix}-{os.getpid()}-{_counter}-{os.urandom(4).hex()}"
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable: a rename is lost in a power cut without this."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write every byte; a single write may stop short at a signal or a nearly full disk."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_durably(path: str, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace the file at `path` by `data`, durably and at once. Raises `OSError`."""
+    folder = os.path.dirname(path)
+    temporary = os.path.join(folder, fresh_name())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, mode)
+    try:
+        try:
+            write_all(descriptor, data)
+            # Before the rename: else a power cut may leave the new name on an empty file.
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_directory(folder)
+
+
+def move_durably(source: str, path: str) -> None:
+    """Give a finished file its final name, durably. Raises `OSError`."""
+    descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(source, path)
+    sync_directory(os.path.dirname(path))
+
+
+def read_at(descriptor: int, start: int, stop: int) -> bytes:
+    """The bytes from `start` up to `stop`, or to the end of the file if it comes first."""
+    parts = []
+    while start < stop:
+        part = os.pread(descriptor, stop - start, start)
+        if not part:
+            break
+        parts.append(part)
+        start += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _openat2(directory: int, path: bytes, flags: int, mode: int) -> int:
+    how = _HOW.pack(flags, mode if flags & os.O_CREAT else 0, _CONFINED)
+    while True:
+        result: int = _libc.syscall(_OPENAT2, directory, path, how, _HOW.size)
+        if result >= 0:
+            return result
+        number = ctypes.get_errno()
+        # EAGAIN: the kernel could not rule out that a racing rename led outside; ask again.
+        if number not in (errno.EINTR, errno.EAGAIN):
+            raise OSError(number, os.strerror(number), path)
+
+
+def _walk_open(directory: int, path: bytes, flags: int, mode: int) -> int:
+    """The same promise component by component, for kernels and sandboxes without openat2."""
+    folder = os.dup(directory)
+    try:
+        *above, name = path.split(b"/")
+        if b".." in above or name == b"..":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+        step = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        for component in above:
+            below = os.open(component, step, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        return os.open(name, flags | os.O_NOFOLLOW, mode, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _has_openat2() -> bool:
+    try:
+        os.close(_openat2(_at_root, b".", os.O_PATH | os.O_CLOEXEC, 0))
+    except OSError as error:
+        return error.errno not in (errno.ENOSYS, errno.EPERM)
+    return True
+
+
+_at_root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+_confined_open = _openat2 if _has_openat2() else _walk_open
+
+
+class Directory:
+    """A directory held by descriptor; everything is reached relative to it and stays inside."""
+
+    def __init__(self, path: str | bytes) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.path = os.fsencode(path)
+
+    def open(self, path: bytes, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+        """Open a relative byte path; the empty path is the directory itself. Raises `OSError`."""
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+        return _confined_open(self.descriptor, path or b".", flags, mode)
+
+    def open_directory(self, path: bytes) -> int:
+        """A descriptor of a directory inside, for `dir_fd`."""
+        return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        os.close(self.descriptor)
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Make everything on the file system of `descriptor` durable: one call for many files."""
+    if _libc.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@contextmanager
+def opened(directory: Directory, path: bytes, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """`Directory.open` for a `with` statement."""
+    descriptor = directory.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
