@@ -1,0 +1,65 @@
+"""The protocol every place that keeps objects fulfils.
+
+An object has a name such as `packs/<id>.pack` and bytes. The contracts are stated here once and
+checked for every implementation by `chunkstore.storage.conformance`. Reads are safe from any
+number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A place objects can be read from: a remote, a read-only store."""
+
+    def get(self, name: str, start: int, stop: int) -> bytes:
+        """The object's bytes from `start` up to `stop`, fewer when it ends before.
+
+        The range bounds the memory a reply can take, so there is no call without one. Raises
+        `NotFound`; `TransferError` when the place can't be reached or breaks its protocol;
+        `LocalError` when this machine refuses.
+        """
+        ...
+
+    def size(self, name: str) -> int:
+        """The object's length in bytes. Raises as `get`."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections and descriptors; using the reader afterwards is an error."""
+        ...
+
+
+@runtime_checkable
+class Backend(Reader, Protocol):
+    """A place objects can also be written to."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store an object, atomically: readers see all of it or none. Durable on return.
+
+        Putting a name again replaces it; for immutable objects that changes nothing. Raises
+        `LocalError` or `TransferError`, and then the old object, if any, is still there.
+        """
+        ...
+
+    def put_file(self, name: str, path: str) -> None:
+        """Store the file at `path` as an object, taking the file away. Otherwise like `put`."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Names that begin with `prefix`, which ends in '/', in sorted order; none is no error."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object; no error when it is not there."""
+        ...
+
+    def swap(self, name: str, old: bytes | None, new: bytes | None) -> None:
+        """Replace the object only if it still is `old` (`None`: absent). Raises `Conflict`.
+
+        The one operation that refs need; atomic and durable like `put`.
+        """
+        ...

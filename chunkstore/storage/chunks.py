@@ -1,0 +1,286 @@
+"""Reading chunks: a stream of digests in, the verified bytes of each out, in the same order.
+
+The reader looks ahead: it finds the places of the next chunks, merges neighbouring frames into
+ranges, fetches and decompresses those on threads while the caller works on what came before.
+Promises: every chunk handed out has the digest that was asked for; memory is a few windows,
+whatever the number of chunks. Leaves finding places to a `Locator` and bytes to a `Reader`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, NamedTuple, Protocol
+
+from chunkstore.errors import Corrupt, NotFound
+from chunkstore.objects import codec
+from chunkstore.objects.digest import chunk_digest
+from chunkstore.storage import layout
+from chunkstore.storage.backend import Reader
+from chunkstore.storage.catalog import FramePlace, Place
+
+Wanted = tuple[bytes, int]
+"""A chunk's digest and length."""
+
+WINDOW: Final = 16 * 1024 * 1024
+"""Raw bytes looked ahead at a time; two windows are under way at once."""
+RECENT: Final = 48 * 1024 * 1024
+"""Raw bytes of frames kept for the chunks that come later: packs of several commits interleave."""
+MAX_RANGE: Final = 2 * 1024 * 1024
+MAX_GAP: Final = 32 * 1024
+"""Stored bytes read for nothing rather than asking again."""
+
+
+class Locator(Protocol):
+    """Finds places of chunks."""
+
+    def places(self, digests: Iterable[bytes]) -> dict[bytes, Place]:
+        """Where all of these chunks lie. Raises `NotFound` when one can't be found."""
+        ...
+
+    def refresh(self) -> bool:
+        """Learn anew what may have moved; False when there is nothing new to learn."""
+        ...
+
+
+class Reuse(Protocol):
+    """Chunks that can be had without reading a pack, such as from files already written."""
+
+    def has(self, digest: bytes) -> bool:
+        """Asked once per wanted chunk, in order, before it is read."""
+        ...
+
+    def load(self, digest: bytes, length: int) -> bytes | None:
+        """The chunk, its digest checked; None when it is not there after all."""
+        ...
+
+
+class Range(NamedTuple):
+    """Frames of one pack that are read by one request."""
+
+    pack: bytes
+    start: int
+    stop: int
+    frames: list[FramePlace]
+
+
+def plan_ranges(
+    frames: Iterable[FramePlace], *, max_gap: int = MAX_GAP, max_range: int = MAX_RANGE
+) -> list[Range]:
+    """Merge frames that lie close together into ranges, pack by pack in the order given."""
+    by_pack: dict[bytes, list[FramePlace]] = {}
+    for frame in frames:
+        by_pack.setdefault(frame.pack, []).append(frame)
+    ranges: list[Range] = []
+    for pack, members in by_pack.items():
+        members.sort(key=lambda frame: frame.offset)
+        current: list[FramePlace] = []
+        start = stop = 0
+        for frame in members:
+            end = frame.offset + frame.stored
+            if current and (frame.offset - stop > max_gap or end - start > max_range):
+                ranges.append(Range(pack, start, stop, current))
+                current = []
+            if not current:
+                start = frame.offset
+            current.append(frame)
+            stop = end
+        if current:
+            ranges.append(Range(pack, start, stop, current))
+    return ranges
+
+
+def read_range(reader: Reader, wanted: Range) -> list[tuple[FramePlace, memoryview]]:
+    """The stored bytes of each frame of a range. Raises `Corrupt` for a pack that is too short."""
+    data = memoryview(reader.get(layout.pack(wanted.pack), wanted.start, wanted.stop))
+    where = f"pack {wanted.pack.hex()}"
+    if len(data) != wanted.stop - wanted.start:
+        raise Corrupt(f"{where}: ends before byte {wanted.stop}", where=where)
+    parts = []
+    for frame in wanted.frames:
+        start = frame.offset - wanted.start
+        parts.append((frame, data[start : start + frame.stored]))
+    return parts
+
+
+def open_frame(frame: FramePlace, stored: bytes | memoryview) -> bytes:
+    """The raw bytes of a frame. Raises `Corrupt`."""
+    where = f"pack {frame.pack.hex()}, frame at {frame.offset}"
+    return codec.decompress(frame.codec, stored, frame.raw, where)
+
+
+class _Loaded:
+    """A frame in memory and which of its chunks have been checked."""
+
+    __slots__ = ("checked", "data")
+
+    def __init__(self, data: bytes, needs: Iterable[tuple[bytes, Place]]) -> None:
+        self.data = data
+        self.checked = {digest for digest, place in needs if self._holds(digest, place)}
+
+    def _holds(self, digest: bytes, place: Place) -> bool:
+        return chunk_digest(self._slice(place)) == digest
+
+    def _slice(self, place: Place) -> memoryview:
+        return memoryview(self.data)[place.offset : place.offset + place.length]
+
+    def chunk(self, digest: bytes, place: Place) -> memoryview:
+        """The chunk, checked here unless it was checked on arrival. Raises `Corrupt`."""
+        if digest not in self.checked:
+            if not self._holds(digest, place):
+                pack = place.frame.pack.hex()
+                raise Corrupt(
+                    f"chunk {digest.hex()} is damaged: pack {pack}, frame at {place.frame.offset}, "
+                    f"offset {place.offset}",
+                    where=pack,
+                )
+            self.checked.add(digest)
+        return self._slice(place)
+
+
+_Arriving = Future[dict[FramePlace, _Loaded]]
+
+
+class _Window:
+    """Chunks looked ahead for, where they lie, and the frames on their way."""
+
+    def __init__(self, wanted: list[Wanted], reused: frozenset[int]) -> None:
+        self.wanted = wanted
+        self.reused = reused
+        self.places: dict[bytes, Place] = {}
+        self.frames: dict[FramePlace, _Arriving] = {}
+
+
+class ChunkReader:
+    """Streams chunks of one store or remote. A context manager, since it owns threads."""
+
+    def __init__(
+        self, reader: Reader, locator: Locator, *, threads: int = 2, max_gap: int = MAX_GAP
+    ) -> None:
+        self._reader = reader
+        self._locator = locator
+        self._max_gap = max_gap
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="chunks")
+        self._recent: OrderedDict[FramePlace, _Arriving] = OrderedDict()
+        self._recent_bytes = 0
+
+    def __enter__(self) -> ChunkReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the threads; what is under way is given up."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def get(self, digest: bytes) -> bytes:
+        """One chunk. Raises `NotFound`, `Corrupt`, `TransferError`."""
+        return self.get_many([digest])[digest]
+
+    def get_many(self, digests: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Several chunks, which all have to fit into memory, fetched together."""
+        unique = list(dict.fromkeys(digests))
+        window = _Window([(digest, 0) for digest in unique], frozenset())
+        self._plan(window, unique)
+        return {
+            digest: bytes(data) for digest, data in zip(unique, self._drain(window), strict=True)
+        }
+
+    def stream(self, wanted: Iterable[Wanted], reuse: Reuse | None = None) -> Iterator[memoryview]:
+        """Yield each wanted chunk's bytes in order; `reuse` is asked first. Raises as `get`."""
+        source = iter(wanted)
+        windows: deque[_Window] = deque()
+        while True:
+            while len(windows) < 2 and (window := self._look_ahead(source, reuse)) is not None:
+                windows.append(window)
+            if not windows:
+                return
+            yield from self._drain(windows.popleft(), reuse)
+
+    def _look_ahead(self, source: Iterator[Wanted], reuse: Reuse | None) -> _Window | None:
+        wanted: list[Wanted] = []
+        reused: set[int] = set()
+        needed: dict[bytes, None] = {}
+        total = 0
+        for digest, length in source:
+            if reuse is not None and reuse.has(digest):
+                reused.add(len(wanted))
+            else:
+                needed[digest] = None
+            wanted.append((digest, length))
+            total += length
+            if total >= WINDOW:
+                break
+        if not wanted:
+            return None
+        window = _Window(wanted, frozenset(reused))
+        self._plan(window, list(needed))
+        return window
+
+    def _plan(self, window: _Window, digests: list[bytes]) -> None:
+        """Find the places of `digests` and set off for the frames that are not on their way."""
+        window.places.update(self._locator.places(digests))
+        needs: dict[FramePlace, list[tuple[bytes, Place]]] = {}
+        for digest in digests:
+            place = window.places[digest]
+            needs.setdefault(place.frame, []).append((digest, place))
+        missing = []
+        for frame in needs:
+            arriving = self._recent.get(frame)
+            if arriving is None:
+                missing.append(frame)
+            else:
+                self._recent.move_to_end(frame)
+                window.frames[frame] = arriving
+        for wanted in plan_ranges(missing, max_gap=self._max_gap):
+            parts = {frame: needs[frame] for frame in wanted.frames}
+            arriving = self._pool.submit(self._fetch, wanted, parts)
+            for frame in wanted.frames:
+                window.frames[frame] = self._recent[frame] = arriving
+                self._recent_bytes += frame.raw
+        while self._recent_bytes > RECENT:
+            frame, _ = self._recent.popitem(last=False)
+            self._recent_bytes -= frame.raw
+
+    def _fetch(
+        self, wanted: Range, needs: dict[FramePlace, list[tuple[bytes, Place]]]
+    ) -> dict[FramePlace, _Loaded]:
+        return {
+            frame: _Loaded(open_frame(frame, stored), needs[frame])
+            for frame, stored in read_range(self._reader, wanted)
+        }
+
+    def _drain(self, window: _Window, reuse: Reuse | None = None) -> Iterator[memoryview]:
+        for position, (digest, length) in enumerate(window.wanted):
+            data: memoryview | None = None
+            if reuse is not None and position in window.reused:
+                kept = reuse.load(digest, length)
+                if kept is not None:
+                    data = memoryview(kept)
+                elif digest not in window.places:
+                    self._plan(window, [digest])
+            if data is None:
+                data = self._take(window, position)
+            if length and len(data) != length:
+                raise Corrupt(f"chunk {digest.hex()} has {len(data)} bytes, not {length}")
+            yield data
+
+    def _take(self, window: _Window, position: int) -> memoryview:
+        digest = window.wanted[position][0]
+        try:
+            return self._chunk(window, digest)
+        except (NotFound, Corrupt):
+            # The pack may have been repacked, or the catalog be wrong: what both say is a hint.
+            if not self._locator.refresh():
+                raise
+        self._recent.clear()
+        self._recent_bytes = 0
+        rest = window.wanted[position:]
+        self._plan(window, list({item[0]: None for item in rest if item[0] in window.places}))
+        return self._chunk(window, digest)
+
+    def _chunk(self, window: _Window, digest: bytes) -> memoryview:
+        place = window.places[digest]
+        return window.frames[place.frame].result()[place.frame].chunk(digest, place)

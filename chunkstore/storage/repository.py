@@ -1,0 +1,172 @@
+"""A store as its readers see it: refs, versions, history, where chunks lie.
+
+Works over any `Reader`: a local store, a remote, read-only media. Promises: what it returns was
+checked against the digest that named it. Refs are read, not judged: trust is `trust`'s matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from chunkstore.errors import Corrupt, NotFound
+from chunkstore.objects import documents, pack
+from chunkstore.objects.documents import PackUse, Ref, Settings, Version
+from chunkstore.objects.names import Spec
+from chunkstore.storage import layout
+from chunkstore.storage.backend import Reader
+from chunkstore.storage.catalog import Catalog, Place
+
+_SHORTEST_PREFIX = 4
+
+
+class Resolved(NamedTuple):
+    """A version and its name."""
+
+    id: bytes
+    version: Version
+
+
+class Repository:
+    """Reads the documents of a store."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        data = self._document(layout.SETTINGS, documents.MAX_SETTINGS, "not an imgstore store")
+        self.settings: Settings = documents.parse_settings(data, layout.SETTINGS)
+
+    def _document(self, name: str, limit: int, missing: str) -> bytes:
+        """A small object whole. Raises `NotFound(missing)`, `Corrupt` when it is too long."""
+        try:
+            data = self.reader.get(name, 0, limit + 1)
+        except NotFound as error:
+            raise NotFound(f"{missing}: {error}", name=name) from error
+        if len(data) > limit:
+            raise Corrupt(f"{name}: longer than {limit} bytes", where=name)
+        return data
+
+    def ref(self, image: str) -> Ref:
+        """The ref of an image. Raises `NotFound` when there is no such image."""
+        data = self._document(layout.ref(image), documents.MAX_REF, f"no image {image!r}")
+        return documents.parse_ref(data, image, self.settings.store_id)
+
+    def version(self, version_id: bytes) -> Version:
+        """A version record. Raises `NotFound`, `Corrupt`."""
+        name = layout.version(version_id)
+        data = self._document(name, documents.MAX_VERSION, f"no version {version_id.hex()[:12]}")
+        return documents.parse_version(data, version_id)
+
+    def history(self, version_id: bytes) -> Iterator[Resolved]:
+        """A version and its ancestors, newest first; ends where older ones were dropped."""
+        while version_id:
+            try:
+                version = self.version(version_id)
+            except NotFound:
+                return
+            yield Resolved(version_id, version)
+            version_id = version.parent
+
+    def resolve(self, spec: Spec) -> Resolved:
+        """The version a SPEC names: a tag, or else an id prefix in the image's history."""
+        ref = self.ref(spec.image)
+        tag = ref.find(spec.tag)
+        start = tag.version if tag is not None else self._by_prefix(ref, spec)
+        for steps, found in enumerate(self.history(start)):
+            if steps == spec.back:
+                return found
+        if tag is not None and not spec.back:
+            raise NotFound(f"the record of {spec} is missing from the store", name=str(spec))
+        raise NotFound(f"{spec}: history does not go back that far", name=str(spec))
+
+    def _by_prefix(self, ref: Ref, spec: Spec) -> bytes:
+        prefix = spec.tag
+        if len(prefix) < _SHORTEST_PREFIX or prefix.strip("0123456789abcdef"):
+            raise NotFound(f"image {spec.image!r} has no tag {prefix!r}", name=str(spec))
+        found: set[bytes] = set()
+        seen: set[bytes] = set()
+        for tag in ref.tags:
+            for resolved in self.history(tag.version):
+                if resolved.id in seen:
+                    break
+                seen.add(resolved.id)
+                if resolved.id.hex().startswith(prefix):
+                    found.add(resolved.id)
+        if not found:
+            raise NotFound(f"image {spec.image!r} has no tag or version {prefix!r}", name=str(spec))
+        if len(found) > 1:
+            raise NotFound(f"{spec}: more than one version begins so", name=str(spec))
+        return found.pop()
+
+    def locate(self, version_id: bytes) -> list[PackUse]:
+        """The packs that hold a version's chunks, newest first. Raises `NotFound`, `Corrupt`."""
+        name = layout.locate(version_id)
+        missing = f"version {version_id.hex()[:12]} has no locate hint"
+        data = self._document(name, documents.MAX_LOCATE, missing)
+        return documents.parse_locate(data, version_id)
+
+    def index(self, pack_id: bytes) -> pack.Index:
+        """What a pack holds; from its `.idx`, or when that is missing or damaged from the pack."""
+        name = layout.index(pack_id)
+        try:
+            data = self._document(name, pack.MAX_INDEX, "no index")
+            return pack.parse_index(data, name)
+        except (NotFound, Corrupt):
+            return pack.parse_index(self.index_in_pack(pack_id), layout.pack(pack_id))
+
+    def index_in_pack(self, pack_id: bytes) -> bytes:
+        """The bytes of the index that a pack carries itself. Raises `NotFound`, `Corrupt`."""
+        name = layout.pack(pack_id)
+        size = self.reader.size(name)
+        footer = self.reader.get(name, max(size - pack.FOOTER.size, 0), size)
+        start, stop = pack.index_extent(footer, size, name)
+        return self.reader.get(name, start, stop)
+
+
+class RemoteLocator:
+    """Finds the chunks of one version by its locate hint, learning indexes only as needed.
+
+    The newest packs are asked first: a node one version behind learns the index of the new pack
+    and no other.
+    """
+
+    def __init__(self, repository: Repository, catalog: Catalog, version_id: bytes) -> None:
+        self._repository = repository
+        self._catalog = catalog
+        self._version_id = version_id
+        self._unlearnt: list[bytes] | None = None
+        self._refreshed = False
+
+    def places(self, digests: Iterable[bytes]) -> dict[bytes, Place]:
+        """Where all of these chunks lie. Raises `NotFound` when one can't be found."""
+        wanted = list(digests)
+        found = self._catalog.places(wanted)
+        missing = [digest for digest in wanted if digest not in found]
+        while missing:
+            if not self._learn_next():
+                raise NotFound(
+                    f"chunk {missing[0].hex()} is in no pack the store names for this version",
+                    name=missing[0].hex(),
+                )
+            found.update(self._catalog.places(missing))
+            missing = [digest for digest in missing if digest not in found]
+        return found
+
+    def _learn_next(self) -> bool:
+        if self._unlearnt is None:
+            uses = self._repository.locate(self._version_id)
+            known = self._catalog.packs
+            self._unlearnt = [use.pack for use in reversed(uses) if use.pack not in known]
+        if not self._unlearnt:
+            return False
+        pack_id = self._unlearnt.pop()
+        self._catalog.learn(pack_id, self._repository.index(pack_id))
+        return True
+
+    def refresh(self) -> bool:
+        """Forget all places and the hint, once: packs may have been repacked meanwhile."""
+        if self._refreshed:
+            return False
+        self._refreshed = True
+        self._catalog.forget(self._catalog.packs)
+        self._unlearnt = None
+        return True

@@ -1,0 +1,235 @@
+"""Writing chunks: new ones are gathered into frames, compressed on threads, laid into packs.
+
+Promises: a chunk is stored once; frames stand in the order their chunks came, tree nodes behind
+the content of the same commit, so that a node one version behind reads one run of each. When
+`finish` has returned, the packs and their indexes are durable, packs first. Until then nothing
+refers to them: an abandoned writer leaves garbage that `gc` sweeps, never a dangling name.
+Memory is the frames under way, plus a few bytes per new chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from chunkstore import fsio
+from chunkstore.errors import local_errors
+from chunkstore.objects import codec, pack
+from chunkstore.objects.digest import pack_hasher
+from chunkstore.objects.pack import Frame
+from chunkstore.storage import layout
+from chunkstore.storage.backend import Backend
+from chunkstore.storage.catalog import Catalog
+
+COMPRESSORS: Final = 2
+_MAX_UNDER_WAY: Final = 12
+_MAX_TREE_BYTES: Final = 16 * 1024 * 1024
+
+Compressed = Future[tuple[int, bytes]]
+
+
+class NewPack(NamedTuple):
+    """A pack that was written: its id, what its index says, and the sizes of both files."""
+
+    id: bytes
+    contents: pack.Index
+    pack_size: int
+    index_size: int
+
+
+class Written(NamedTuple):
+    """What a writer stored: its packs, and of the new chunks the number, raw and stored bytes."""
+
+    packs: list[NewPack]
+    chunks: int
+    raw: int
+    stored: int
+
+
+class _PackFile:
+    """A pack being written to the spool."""
+
+    def __init__(self, spool: str) -> None:
+        self.path = os.path.join(spool, fsio.fresh_name("pack"))
+        with local_errors("can't write a pack"):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self.path, flags, 0o644)
+        self._hasher = pack_hasher()
+        self.size = 0
+        self.frames: list[Frame] = []
+        self._chunks: list[bytes] = []
+        self._append(pack.encode_header())
+
+    def _append(self, data: bytes) -> None:
+        with local_errors("can't write a pack"):
+            fsio.write_all(self._descriptor, data)
+        self._hasher.update(data)
+        self.size += len(data)
+
+    def add(self, compressed: tuple[int, bytes], raw: int, chunks: bytes) -> None:
+        method, stored = compressed
+        count = len(chunks) // pack.CHUNK.size
+        self.frames.append(Frame(self.size, len(stored), raw, count, method))
+        self._chunks.append(chunks)
+        self._append(stored)
+
+    def seal(self, backend: Backend) -> NewPack:
+        """Complete the file and make it an object; slow, since it waits for the disk."""
+        chunks = b"".join(self._chunks)
+        index = pack.encode_index(self.frames, chunks)
+        self._append(index)
+        self._append(pack.encode_footer(index))
+        os.close(self._descriptor)
+        pack_id = self._hasher.digest()
+        backend.put_file(layout.pack(pack_id), self.path)
+        backend.put(layout.index(pack_id), index)
+        return NewPack(pack_id, pack.Index(self.frames, chunks), self.size, len(index))
+
+    def abandon(self) -> None:
+        """Remove what was written so far."""
+        with suppress(OSError):
+            os.close(self._descriptor)
+        with suppress(OSError):
+            os.unlink(self.path)
+
+
+class _Lane:
+    """Chunks gathered for the next frame of one sort."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.parts: list[bytes | memoryview] = []
+        self.records: list[bytes] = []
+        self.size = 0
+
+
+class _Job(NamedTuple):
+    """A frame at the compressor."""
+
+    result: Compressed
+    raw: int
+    records: bytes
+
+
+class ChunkWriter:
+    """Stores chunks the catalog does not know. A context manager: leaving early abandons."""
+
+    def __init__(self, backend: Backend, catalog: Catalog, spool: str, compression: str) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._spool = spool
+        self._compression = compression
+        self._pool = ThreadPoolExecutor(COMPRESSORS, thread_name_prefix="compress")
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealing: list[Future[NewPack]] = []
+        self._new: set[bytes] = set()
+        self._content = _Lane()
+        self._tree = _Lane()
+        self._under_way: deque[_Job] = deque()
+        self._tree_jobs: list[_Job] = []
+        self._tree_bytes = 0
+        self._file: _PackFile | None = None
+        self.reused: set[bytes] = set()
+        """The packs that hold the chunks `unknown` was asked about and found stored."""
+        self.raw = 0
+        self.stored = 0
+
+    def __enter__(self) -> ChunkWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._sealer.shutdown(wait=True, cancel_futures=True)
+        if self._file is not None:
+            self._file.abandon()
+
+    def unknown(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Which of these chunks are neither in the store nor given to this writer."""
+        fresh = set(digests) - self._new
+        if fresh and self._catalog.packs:
+            stored = self._catalog.packs_of(fresh)
+            self.reused.update(stored.values())
+            fresh.difference_update(stored)
+        return fresh
+
+    def put(self, digest: bytes, data: bytes | memoryview) -> None:
+        """Store a chunk of content that is `unknown`. The data must not change afterwards."""
+        self._add(self._content, digest, data)
+
+    def put_node(self, digest: bytes, data: bytes) -> None:
+        """Store a node of a manifest or chunk list, unless it is known."""
+        if self.unknown((digest,)):
+            self._add(self._tree, digest, data)
+
+    def _add(self, lane: _Lane, digest: bytes, data: bytes | memoryview) -> None:
+        self._new.add(digest)
+        if lane.size + len(data) > codec.MAX_FRAME:
+            self._close_frame(lane)
+        lane.parts.append(data)
+        lane.records.append(pack.CHUNK.pack(digest, len(data)))
+        lane.size += len(data)
+
+    def _close_frame(self, lane: _Lane) -> None:
+        if not lane.parts:
+            return
+        data = b"".join(lane.parts)
+        result = self._pool.submit(codec.compress, data, self._compression)
+        job = _Job(result, len(data), b"".join(lane.records))
+        self.raw += len(data)
+        lane.clear()
+        if lane is self._tree:
+            # Kept back until all content stands, so that the nodes lie together behind it.
+            self._tree_jobs.append(job)
+            self._tree_bytes += job.raw
+            if self._tree_bytes > _MAX_TREE_BYTES:
+                self._write_tree_pack()
+            return
+        self._under_way.append(job)
+        while len(self._under_way) > _MAX_UNDER_WAY:
+            self._write(self._under_way.popleft())
+
+    def _write(self, job: _Job) -> None:
+        if self._file is None:
+            self._file = _PackFile(self._spool)
+        compressed = job.result.result()
+        self._file.add(compressed, job.raw, job.records)
+        self.stored += len(compressed[1])
+        if self._file.size >= pack.TARGET_BYTES:
+            self._seal()
+
+    def _seal(self) -> None:
+        if self._file is not None:
+            # Waiting for the disk is left to a thread; only `finish` needs it done.
+            self._sealing.append(self._sealer.submit(self._file.seal, self._backend))
+            self._file = None
+
+    def _write_tree_pack(self) -> None:
+        content, self._file = self._file, None
+        self._write_tree()
+        self._seal()
+        self._file = content
+
+    def _write_tree(self) -> None:
+        for job in self._tree_jobs:
+            self._write(job)
+        self._tree_jobs.clear()
+        self._tree_bytes = 0
+
+    def finish(self) -> Written:
+        """Write everything out and wait until it is durable. Raises `LocalError`."""
+        self._close_frame(self._content)
+        while self._under_way:
+            self._write(self._under_way.popleft())
+        self._close_frame(self._tree)
+        self._write_tree()
+        self._seal()
+        packs = [sealing.result() for sealing in self._sealing]
+        for new in packs:
+            self._catalog.learn(new.id, new.contents)
+        return Written(packs, len(self._new), self.raw, self.stored)
