@@ -1,0 +1,1 @@
+"""Directory trees: reading them into entries, and making them of entries."""

@@ -1,0 +1,158 @@
+"""The worktree cache: what a scan saw of each directory, so that the next sees only changes.
+
+One record per directory, in the order of the walk, read and written as a stream: memory does not
+grow with the tree. Nothing is written while a scan sees only what the last one saw. The file is
+a cache: when it is missing, damaged or about something else, everything is read again.
+
+    record    [path, [name...], [mode, inode, size, mtime, ctime, ... per name]]
+    trailer   [identity, {hardlinked path: first path of its group}]
+    end       u64 offset of the trailer
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, BinaryIO, Final
+
+import msgpack
+
+from chunkstore import fsio
+from chunkstore.errors import local_errors
+from chunkstore.objects.names import sort_key
+
+_MAGIC: Final = b"IMGSWRK1"
+_END: Final = struct.Struct("<Q")
+
+Listing = tuple[list[bytes], list[int]]
+"""Names of a directory, sorted, and five numbers of each."""
+
+
+class WorktreeCache:
+    """The cache of one worktree. `identity` is whatever has to be the same for it to be of use."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._new_path = f"{path}.{fsio.fresh_name('new')}"
+        self._old: BinaryIO | None = None
+        self._new: BinaryIO | None = None
+        self._records: Iterator[tuple[bytes, list[bytes], list[int], int]] = iter(())
+        self._head: tuple[bytes, list[bytes], list[int], int] | None = None
+        self._taken = len(_MAGIC)
+        self._end = len(_MAGIC)
+        self.links: dict[bytes, bytes] = {}
+        self.is_valid = False
+
+    def load(self, identity: list[bytes | int]) -> bool:
+        """Open the cache if it was saved for `identity`."""
+        try:
+            self._old = open(self._path, "rb")  # noqa: SIM115  kept open while the scan streams
+            if self._old.read(len(_MAGIC)) == _MAGIC:
+                self._old.seek(-_END.size, os.SEEK_END)
+                (self._end,) = _END.unpack(self._old.read())
+                self._old.seek(self._end)
+                found, links = msgpack.unpackb(self._old.read()[: -_END.size], raw=True)
+                if found == identity:
+                    self.links = links
+                    self._records = self._read_records(self._old)
+                    self._advance()
+                    self.is_valid = True
+        except (OSError, ValueError, TypeError, struct.error, msgpack.UnpackException):
+            self.links = {}
+        return self.is_valid
+
+    def _read_records(self, file: BinaryIO) -> Iterator[tuple[bytes, list[bytes], list[int], int]]:
+        file.seek(len(_MAGIC))
+        unpacker = msgpack.Unpacker(file, raw=True, read_size=1 << 20)
+        while len(_MAGIC) + unpacker.tell() < self._end:
+            path, names, numbers = unpacker.unpack()
+            yield path, names, numbers, len(_MAGIC) + unpacker.tell()
+
+    def _advance(self) -> None:
+        if self._head is not None:
+            self._taken = self._head[3]
+        self._head = next(self._records, None)
+
+    def take(self, path: bytes) -> Listing | None:
+        """The old listing of the directory, None when it is not known. Paths come in walk order."""
+        if self._head is None:
+            return None
+        while self._head[0] != path:
+            if sort_key(self._head[0]) > sort_key(path):
+                return None
+            # A directory that is gone: what was kept so far is where the new file parts ways.
+            self._diverge()
+            self._advance()
+            if self._head is None:
+                return None
+        return self._head[1], self._head[2]
+
+    def keep(self, path: bytes) -> None:
+        """The directory is as `take` said."""
+        if self._new is not None:
+            assert self._head is not None
+            self._write([path, self._head[1], self._head[2]])
+        self._advance()
+
+    def replace(self, path: bytes, names: list[bytes], numbers: list[int]) -> None:
+        """The directory is now like this."""
+        self._diverge()
+        self._write([path, names, numbers])
+        if self._head is not None and self._head[0] == path:
+            self._advance()
+
+    def _diverge(self) -> None:
+        """Begin a new file with the records that were kept so far."""
+        if self._new is not None:
+            return
+        with local_errors("can't write the worktree cache"):
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            self._new = open(self._new_path, "wb")  # noqa: SIM115  closed by save or abandon
+            self._new.write(_MAGIC)
+            if self._old is not None and self._taken > len(_MAGIC):
+                with open(self._path, "rb") as old:
+                    old.seek(len(_MAGIC))
+                    _copy(old, self._new, self._taken - len(_MAGIC))
+
+    def _write(self, record: list[Any]) -> None:
+        assert self._new is not None
+        with local_errors("can't write the worktree cache"):
+            self._new.write(msgpack.packb(record))
+
+    def save(
+        self, identity: list[bytes | int], links: dict[bytes, bytes], *, identity_changed: bool
+    ) -> None:
+        """Make what the scan saw the cache for `identity`, if it differs from what was there."""
+        if self._new is None and links == self.links and not identity_changed and self.is_valid:
+            self.abandon()
+            return
+        self._diverge()
+        assert self._new is not None
+        with local_errors("can't write the worktree cache"):
+            offset = self._new.tell()
+            self._new.write(msgpack.packb([identity, links]) + _END.pack(offset))
+            self._new.close()
+            os.rename(self._new_path, self._path)
+        self._new = None
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Leave the old cache as it is."""
+        if self._old is not None:
+            self._old.close()
+        if self._new is not None:
+            self._new.close()
+            with suppress(OSError):
+                os.unlink(self._new_path)
+            self._new = None
+
+
+def _copy(source: BinaryIO, target: BinaryIO, length: int) -> None:
+    while length:
+        part = source.read(min(length, 1 << 20))
+        if not part:
+            raise OSError("the worktree cache was cut short while it was read")
+        target.write(part)
+        length -= len(part)

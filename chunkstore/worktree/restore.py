@@ -1,0 +1,160 @@
+"""Restoring: one entry onto the file system.
+
+Promises: a path is made new, never opened through a link, and readable by nobody else until its
+metadata is complete; metadata goes on in the order in which the kernel does not undo it (owner,
+mode, xattrs, time; flags come later, since nothing can be done to an immutable file). What a file
+system or a missing privilege can't take is counted by kind in `Shortfalls` and does not stop the
+rest. Leaves order, durability and what is already there to its callers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from chunkstore import fsio
+from chunkstore.objects.entry import BLOCK, CHARACTER, DEVICE, FIFO, SYMLINK, Entry
+from chunkstore.worktree import metadata
+
+_REFUSED: Final = (
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENOTSUP,
+    errno.EINVAL,
+    errno.ENOTTY,
+    errno.ENOSYS,
+    errno.E2BIG,
+    errno.ERANGE,
+    errno.EOVERFLOW,
+)
+_LABELS: Final = (b"security.selinux", b"security.SMACK", b"security.ima", b"security.evm")
+_PLAIN_TIME: Final = range(2**31 * 1_000_000_000)
+
+
+class Shortfalls:
+    """What could not be set: for each kind of thing how often, and the first path and reason."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, tuple[int, bytes, str]] = {}
+
+    def note(self, kind: str, path: bytes, reason: str) -> None:
+        """Count one more."""
+        count, first, why = self.kinds.get(kind, (0, path, reason))
+        self.kinds[kind] = (count + 1, first, why)
+
+
+Content = Iterable[tuple[bytes | memoryview | None, int]]
+"""A file's content as it is written: bytes, or None for a hole, and the length of either."""
+
+
+def make_file(folder: int, name: bytes, content: Content, size: int) -> int:
+    """Create a regular file with its content; returns the descriptor, still to be dressed.
+
+    Raises `OSError`; the caller removes what is left.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+    try:
+        has_hole = False
+        for data, length in content:
+            if data is None:
+                os.lseek(descriptor, length, os.SEEK_CUR)
+                has_hole = True
+            else:
+                fsio.write_all(descriptor, data)
+        if has_hole:
+            os.ftruncate(descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def make_special(folder: int, name: bytes, entry: Entry, shortfalls: Shortfalls) -> bool:
+    """Create a symlink, device or fifo and dress it; False when that was refused."""
+    try:
+        if entry.kind == SYMLINK:
+            os.symlink(entry.content, name, dir_fd=folder)
+        elif entry.kind == FIFO:
+            os.mkfifo(name, 0o600, dir_fd=folder)
+        else:
+            form = stat.S_IFCHR if entry.kind == CHARACTER else stat.S_IFBLK
+            device = os.makedev(*DEVICE.unpack(entry.content))
+            os.mknod(name, form | 0o600, device, dir_fd=folder)
+    except PermissionError as error:
+        if entry.kind not in (CHARACTER, BLOCK):
+            raise
+        shortfalls.note("devices", entry.path, error.strerror or "refused")
+        return False
+    dress(metadata.by_descriptor(folder, name), entry, shortfalls)
+    if entry.kind != SYMLINK:
+        # There is no chmod without following links; a descriptor that opens nothing stands in.
+        descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            with _allowed("modes", entry, shortfalls):
+                os.chmod(b"/proc/self/fd/%d" % descriptor, entry.mode)
+        finally:
+            os.close(descriptor)
+    return True
+
+
+def dress(target: int | bytes, entry: Entry, shortfalls: Shortfalls) -> None:
+    """Set the metadata of an open file or directory, or of a path whose end is not followed.
+
+    All but inode flags, and but the mode of a path: see `make_special`.
+    """
+    follow = isinstance(target, int)
+    with _allowed("owners", entry, shortfalls):
+        os.chown(target, entry.uid, entry.gid, follow_symlinks=follow)
+    if isinstance(target, int):
+        # After the owner: chown takes set-user-id away, and file capabilities.
+        with _allowed("modes", entry, shortfalls):
+            os.fchmod(target, entry.mode)
+    for name, value in entry.xattrs:
+        with _allowed(_xattr_kind(name), entry, shortfalls):
+            os.setxattr(target, name, value, follow_symlinks=follow)
+    with _allowed("times", entry, shortfalls):
+        os.utime(target, ns=(entry.mtime, entry.mtime), follow_symlinks=follow)
+        if entry.mtime not in _PLAIN_TIME:
+            # Some file systems take times they can't hold and keep the nearest, without a word.
+            kept = os.stat(target, follow_symlinks=follow).st_mtime_ns
+            if kept != entry.mtime:
+                shortfalls.note("times", entry.path, "out of the file system's range")
+
+
+def strip_xattrs(target: int | bytes, entry: Entry) -> None:
+    """Remove what an existing path has and the entry has not, security labels excepted."""
+    follow = isinstance(target, int)
+    wanted = {name for name, _ in entry.xattrs}
+    for name, _ in metadata.read_xattrs(target):
+        if name not in wanted and not name.startswith(_LABELS):
+            os.removexattr(target, name, follow_symlinks=follow)
+
+
+def set_flags(descriptor: int, entry: Entry, shortfalls: Shortfalls) -> None:
+    """Set the inode flags of an open file or directory; the last thing done to it."""
+    with _allowed("inode flags", entry, shortfalls):
+        metadata.write_flags(descriptor, entry.flags)
+
+
+def _xattr_kind(name: bytes) -> str:
+    if name.startswith(b"system.posix_acl_"):
+        return "ACLs"
+    return f"{name.partition(b'.')[0].decode('ascii', 'replace')} xattrs"
+
+
+@contextmanager
+def _allowed(kind: str, entry: Entry, shortfalls: Shortfalls) -> Iterator[None]:
+    """Note a refusal of this file system or these privileges; let every other failure through."""
+    try:
+        yield
+    except OverflowError as error:
+        shortfalls.note(kind, entry.path, str(error))
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        shortfalls.note(kind, entry.path, error.strerror or str(error))
