@@ -1,0 +1,54 @@
+"""Checkout: a version from the local store into an empty directory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from chunkstore.errors import Conflict, local_errors
+from chunkstore.fsio import Directory
+from chunkstore.objects import manifest
+from chunkstore.objects.documents import Version
+from chunkstore.progress import Progress, Unwatched
+from chunkstore.storage.store import Store
+from chunkstore.worktree.content import FileContents
+from chunkstore.worktree.install import Installer
+from chunkstore.worktree.restore import Shortfalls
+
+
+@dataclass(frozen=True)
+class CheckoutReport:
+    """What was written, and what could not be set."""
+
+    entries: int
+    size: int
+    shortfalls: Shortfalls
+
+
+def require_empty(directory: str) -> None:
+    """Make the directory if need be. Raises `Conflict` unless it is empty (`lost+found` aside)."""
+    with local_errors("can't use the directory"):
+        os.makedirs(directory, exist_ok=True)
+        held = [name for name in os.listdir(directory) if name != "lost+found"]
+    if held:
+        raise Conflict(f"{directory} is not empty (it holds {sorted(held)[0]!r}): name a new one")
+
+
+def checkout(
+    store: Store, version: Version, directory: str, *, progress: Progress | None = None
+) -> CheckoutReport:
+    """Write `version` into `directory`, which must be empty. Raises `Conflict`, `LocalError`."""
+    require_empty(directory)
+    watched = progress or Unwatched()
+    shortfalls = Shortfalls()
+    root = version.root
+    watched.expect(files=root.entries, size=root.size)
+    with (
+        local_errors("can't check out"),
+        Directory(directory) as tree,
+        store.chunks() as nodes,
+        store.chunks() as chunks,
+    ):
+        entries = manifest.walk(root, nodes.get)
+        Installer(tree, shortfalls, watched).run(FileContents(entries, chunks, nodes.get))
+    return CheckoutReport(root.entries, root.size, shortfalls)
