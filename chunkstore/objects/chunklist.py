@@ -18,7 +18,7 @@ from typing import Final
 from chunkstore.errors import Corrupt, Unsupported
 from chunkstore.objects.codec import MAX_FRAME
 from chunkstore.objects.digest import HOLE, SIZE, chunk_digest
-from chunkstore.objects.entry import MAX_DEPTH, MAX_RECORDS, Entry
+from chunkstore.objects.entry import FILE, MAX_DEPTH, MAX_RECORDS, Entry
 from chunkstore.objects.names import printable
 from chunkstore.objects.record import decode, encode, whole
 
@@ -93,7 +93,12 @@ def _cut(records: list[bytes], start: int) -> int:
 
 
 def walk(entry: Entry, load: Load) -> Iterator[tuple[bytes, int]]:
-    """Yield (digest, length) of a file's chunks and holes in order; `load` gets list nodes."""
+    """Yield (digest, length) of a file's chunks and holes in order; `load` gets list nodes.
+
+    What is not a file has none: its content is something else.
+    """
+    if entry.kind != FILE:
+        return
     total = 0
     for digest, length in _walk(entry.content, entry.depth, load, entry.path):
         total += length
@@ -120,6 +125,18 @@ def _walk(blob: bytes, depth: int, load: Load, path: bytes) -> Iterator[tuple[by
             yield item
         if below != length:
             raise Corrupt(f"{printable(path)}: list node covers {below} bytes, not {length}")
+
+
+def nodes(entry: Entry, load: Load) -> Iterator[bytes]:
+    """Yield the digests of a file's list nodes."""
+    return _nodes(entry.content, entry.depth, load)
+
+
+def _nodes(blob: bytes, depth: int, load: Load) -> Iterator[bytes]:
+    if depth:
+        for digest, _ in RECORD.iter_unpack(blob):
+            yield digest
+            yield from _nodes(read_node(load(digest), depth - 1, digest), depth - 1, load)
 
 
 def read_node(data: bytes, level: int, digest: bytes) -> bytes:

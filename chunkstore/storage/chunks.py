@@ -164,6 +164,9 @@ class ChunkReader:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="chunks")
         self._recent: OrderedDict[FramePlace, _Arriving] = OrderedDict()
         self._recent_bytes = 0
+        self.read = 0
+        """Chunks of streams that were read from packs, not reused."""
+        self.read_bytes = 0
 
     def __enter__(self) -> ChunkReader:
         return self
@@ -263,6 +266,9 @@ class ChunkReader:
                     self._plan(window, [digest])
             if data is None:
                 data = self._take(window, position)
+                if position not in window.reused:
+                    self.read += 1
+                    self.read_bytes += len(data)
             if length and len(data) != length:
                 raise Corrupt(f"chunk {digest.hex()} has {len(data)} bytes, not {length}")
             yield data

@@ -7,6 +7,7 @@ checked against the digest that named it. Refs are read, not judged: trust is `t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from chunkstore.errors import Corrupt, NotFound
@@ -28,12 +29,17 @@ class Resolved(NamedTuple):
 
 
 class Repository:
-    """Reads the documents of a store."""
+    """Reads the documents of a store. With `store_id`, refs of another store are refused."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, *, store_id: bytes | None = None) -> None:
         self.reader = reader
+        self._store_id = store_id
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What `store.json` says. Raises `NotFound` when this is no store, `Corrupt`."""
         data = self._document(layout.SETTINGS, documents.MAX_SETTINGS, "not an imgstore store")
-        self.settings: Settings = documents.parse_settings(data, layout.SETTINGS)
+        return documents.parse_settings(data, layout.SETTINGS)
 
     def _document(self, name: str, limit: int, missing: str) -> bytes:
         """A small object whole. Raises `NotFound(missing)`, `Corrupt` when it is too long."""
@@ -48,7 +54,7 @@ class Repository:
     def ref(self, image: str) -> Ref:
         """The ref of an image. Raises `NotFound` when there is no such image."""
         data = self._document(layout.ref(image), documents.MAX_REF, f"no image {image!r}")
-        return documents.parse_ref(data, image, self.settings.store_id)
+        return documents.parse_ref(data, image, self._store_id)
 
     def version(self, version_id: bytes) -> Version:
         """A version record. Raises `NotFound`, `Corrupt`."""
@@ -67,8 +73,11 @@ class Repository:
             version_id = version.parent
 
     def resolve(self, spec: Spec) -> Resolved:
-        """The version a SPEC names: a tag, or else an id prefix in the image's history."""
-        ref = self.ref(spec.image)
+        """The version a SPEC names. Raises `NotFound`, `Corrupt`."""
+        return self.resolve_in(self.ref(spec.image), spec)
+
+    def resolve_in(self, ref: Ref, spec: Spec) -> Resolved:
+        """The version a SPEC names by this ref: a tag, or else an id prefix in the history."""
         tag = ref.find(spec.tag)
         start = tag.version if tag is not None else self._by_prefix(ref, spec)
         for steps, found in enumerate(self.history(start)):

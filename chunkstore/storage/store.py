@@ -57,6 +57,7 @@ class Store(Repository):
         self.local = os.path.join(root, layout.LOCAL)
         self._waiting = waiting
         super().__init__(self.backend)
+        self._store_id = self.settings.store_id
 
     @cached_property
     def catalog(self) -> Catalog:

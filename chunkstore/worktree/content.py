@@ -6,7 +6,7 @@ behind, to hand each file its bytes. Memory is the entries in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import tee
 
 from chunkstore.objects import chunklist
@@ -21,28 +21,33 @@ def has_content(entry: Entry) -> bool:
     return entry.kind == FILE and not entry.link
 
 
-def wanted_chunks(entries: Iterable[Entry], load: Load) -> Iterator[Wanted]:
-    """The chunks of all files among the entries, in order; `load` gets list nodes."""
-    for entry in entries:
-        if has_content(entry):
-            for digest, length in chunklist.walk(entry, load):
-                if digest != HOLE:
-                    yield digest, length
+def chunks_of(entry: Entry, load: Load) -> Iterator[Wanted]:
+    """The chunks of a file in order, holes left out; `load` gets list nodes."""
+    return (item for item in chunklist.walk(entry, load) if item[0] != HOLE)
 
 
 class FileContents:
-    """Iterate `entries`, and for each that `has_content` iterate `content(entry)` to its end."""
+    """Iterate `entries`; for each that comes with True, iterate `content(entry)` to its end.
+
+    `present` says which files need not be written; it is asked once for each, ahead of time.
+    """
 
     def __init__(
         self,
         entries: Iterable[Entry],
         chunks: ChunkReader,
         load: Load,
+        *,
         reuse: Reuse | None = None,
+        present: Callable[[Entry], bool] = lambda _: False,
     ) -> None:
-        ahead, self.entries = tee(entries)
+        decided = ((entry, has_content(entry) and not present(entry)) for entry in entries)
+        ahead, self.entries = tee(decided)
         self._load = load
-        self._stream = chunks.stream(wanted_chunks(ahead, load), reuse)
+        wanted = (
+            pair for entry, is_wanted in ahead if is_wanted for pair in chunks_of(entry, load)
+        )
+        self._stream = chunks.stream(wanted, reuse)
 
     def content(self, entry: Entry) -> Iterator[tuple[memoryview | None, int]]:
         """The bytes of a file in order, `None` for a hole, each with its length."""

@@ -1,0 +1,54 @@
+"""A reader that counts what it is asked for: the figures `pull` reports."""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+from chunkstore.storage.backend import Reader
+
+
+class Traffic(NamedTuple):
+    """Requests made and bytes received."""
+
+    requests: int
+    received: int
+
+
+class MeteredReader:
+    """Passes everything on to `inner` and counts."""
+
+    def __init__(self, inner: Reader) -> None:
+        self._inner = inner
+        self._lock = threading.Lock()
+        self._requests = 0
+        self._received = 0
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has been counted so far."""
+        with self._lock:
+            return Traffic(self._requests, self._received)
+
+    def get(self, name: str, start: int, stop: int) -> bytes:
+        """See `Reader.get`."""
+        data = b""
+        try:
+            data = self._inner.get(name, start, stop)
+        finally:
+            self._count(len(data))
+        return data
+
+    def size(self, name: str) -> int:
+        """See `Reader.size`."""
+        self._count(0)
+        return self._inner.size(name)
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self._inner.close()
+
+    def _count(self, received: int) -> None:
+        with self._lock:
+            self._requests += 1
+            self._received += received
