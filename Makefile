@@ -1,0 +1,42 @@
+# Everything sets itself up: `make demo` and `make test` need only Python 3.11+ and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint check bench campaign lock clean
+
+demo: $(READY)
+	$(BIN)/python bench/demo.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python bench/main_job.py --help
+
+# Long runs of the same tests: more kills, more examples.
+campaign: $(READY)
+	$(BIN)/python -m pytest -m campaign
+
+# The exact versions of all dependencies, with their hashes.
+lock:
+	$(BIN)/python -m piptools compile --quiet --strip-extras --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --extra serve --extra dev --output-file requirements.lock pyproject.toml
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imgstore needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) demo
