@@ -54,7 +54,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 def write_durably(path: str, data: bytes, *, mode: int = 0o644) -> None:
     """Replace the file at `path` by `data`, durably and at once. Raises `OSError`."""
-    folder = os.path.dirname(path)
+    folder = os.path.dirname(path) or "."
     temporary = os.path.join(folder, fresh_name())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, mode)
@@ -81,7 +81,7 @@ def move_durably(source: str, path: str) -> None:
     finally:
         os.close(descriptor)
     os.rename(source, path)
-    sync_directory(os.path.dirname(path))
+    sync_directory(os.path.dirname(path) or ".")
 
 
 def read_at(descriptor: int, start: int, stop: int) -> bytes:
