@@ -18,10 +18,11 @@ from typing import BinaryIO, Final, cast
 from chunkstore import fsio
 from chunkstore.archive import compression, selection, sparse
 from chunkstore.archive.compression import Sink
-from chunkstore.archive.selection import Removal
+from chunkstore.archive.selection import Removal, Revisit
 from chunkstore.archive.tar import TarWriter
 from chunkstore.errors import Usage, local_errors
 from chunkstore.objects import chunklist, delta, manifest
+from chunkstore.objects.digest import HOLE
 from chunkstore.objects.documents import Version
 from chunkstore.objects.entry import Entry
 from chunkstore.progress import Progress, Unwatched
@@ -135,6 +136,8 @@ class _Export:
         for item in selection.select(differences, directory, self.lost):
             if isinstance(item, Removal):
                 self.removals.append(item.path)
+            elif isinstance(item, Revisit):
+                yield item.entry
             else:
                 yield item
 
@@ -143,8 +146,9 @@ class _Export:
         writer = TarWriter(sink)
         for entry, is_wanted in contents.entries:
             if is_wanted:
-                runs = sparse.extents(chunklist.walk(entry, load))
-                is_whole = sum(length for _, length in runs) == entry.size
+                has_holes = entry.depth > 0 or HOLE in entry.content
+                runs = sparse.extents(chunklist.walk(entry, load)) if has_holes else None
+                is_whole = runs is not None and sum(size for _, size in runs) == entry.size
                 data = (part for part, _ in contents.content(entry) if part is not None)
                 writer.add(entry, cast(Iterable[bytes], data), None if is_whole else runs)
             else:

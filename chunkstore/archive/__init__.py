@@ -1,0 +1,6 @@
+"""Archives: images as tar files, for the world that knows nothing of imgstore.
+
+`header` says what one member is, `sparse` how a file with holes is laid out, `tar` puts members
+one after the other, `compression` is what the bytes go through on their way out, `selection`
+decides what a differential archive holds. Which readers understand what is in `docs/archives.md`.
+"""
