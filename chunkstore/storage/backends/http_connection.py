@@ -1,0 +1,186 @@
+"""One persistent HTTP connection, and the boundary at which foreign exceptions end.
+
+Promises: whatever the network and http.client come up with leaves here as bytes or as a declared
+error. Leaves to `http_pace` how long a peer may take, to `http_pool` which connection to use, and
+to `http` what to ask for, what a reply means and whether to try again.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import re
+import select
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Final, cast
+
+from chunkstore.errors import LocalError, TransferError
+from chunkstore.storage.backends.http_pace import HEAD_ALLOWANCE, Pace, PacedSocket
+from chunkstore.storage.backends.http_url import Url
+
+SLICE: Final = 256 * 1024
+"""Bytes taken from a connection at once."""
+
+_DRAIN: Final = 16 * 1024
+"""A rest of a reply that is read to keep the connection; a longer one costs more than a new one."""
+_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
+@contextmanager
+def _transfer_errors(url: Url) -> Iterator[None]:
+    """Turn what the network and http.client raise into `TransferError` or `LocalError`."""
+    try:
+        yield
+    except ssl.SSLCertVerificationError as error:
+        reason = error.verify_message
+        raise TransferError(f"{url}: bad certificate: {reason}", retryable=False) from error
+    except TimeoutError as error:
+        raise TransferError(f"{url}: the server is too slow or does not answer") from error
+    except UnicodeError as error:
+        raise TransferError(f"{url}: no such host name can be", retryable=False) from error
+    except (ConnectionError, http.client.IncompleteRead) as error:
+        raise TransferError(f"{url}: the connection broke off") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _OURS:
+            raise LocalError(f"can't connect to {url}: {reason}", errno=error.errno) from error
+        raise TransferError(f"{url}: {reason}") from error
+    except (http.client.HTTPException, ValueError) as error:
+        # Their messages quote what the server sent, which may be long and is nobody's to trust.
+        reason = type(error).__name__
+        raise TransferError(f"{url}: no valid HTTP reply ({reason})", retryable=False) from error
+
+
+class WentAway(TransferError):
+    """A connection that had idled turned out to be closed; nothing of a reply has come."""
+
+
+class Connection:
+    """One connection, with one request at a time on it."""
+
+    def __init__(self, url: Url, patience: float, tls: ssl.SSLContext | None) -> None:
+        self.origin = url.origin
+        self.pace = Pace(patience)
+        scheme, host, port = url.origin
+        if scheme == "https":
+            self._http: http.client.HTTPConnection = http.client.HTTPSConnection(
+                host, port, timeout=patience, context=tls
+            )
+        else:
+            self._http = http.client.HTTPConnection(host, port, timeout=patience)
+        with _transfer_errors(url):
+            try:
+                self._http.connect()  # sets TCP_NODELAY
+            except BaseException:
+                self._http.close()
+                raise
+        self._plain = self._http.sock
+        self._http.sock = cast(socket.socket, PacedSocket(self._plain, self.pace))
+        self._response: http.client.HTTPResponse | None = None
+        self._was_used = False
+
+    def ask(self, method: str, url: Url, headers: Mapping[str, str]) -> Reply:
+        """Send a request and read the head of the reply. Raises `TransferError`, `WentAway`."""
+        idled = self._was_used
+        self._was_used = True
+        self.pace.begin()
+        with _transfer_errors(url):
+            try:
+                self._http.request(method, url.target, headers=dict(headers))
+                self._response = response = self._http.getresponse()
+            except ConnectionError as error:
+                if idled and not self.pace.received:
+                    raise WentAway(f"{url}: the server closed an idle connection") from error
+                raise
+            if self.pace.ended:
+                # http.client takes the end of the stream for the end of the headers.
+                raise ConnectionResetError("cut inside the headers")
+            return Reply(url, self.pace, response, head_only=method == "HEAD")
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come since the last reply: neither an end nor bytes nobody wants."""
+        poll = select.poll()
+        poll.register(self._plain, select.POLLIN)
+        return not poll.poll(0)
+
+    def is_open(self) -> bool:
+        """Whether http.client has left it open after the reply."""
+        return self._http.sock is not None
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._response is not None:
+            # It may hold the socket open on its own.
+            self._response.close()
+        self._http.close()
+        self._plain.close()
+
+
+class Reply:
+    """The head of a reply, and its body to be read."""
+
+    def __init__(
+        self, url: Url, pace: Pace, response: http.client.HTTPResponse, *, head_only: bool
+    ) -> None:
+        self.url = url
+        self.status = response.status
+        self._pace = pace
+        self._response = response
+        self._taken = 0
+        coding = self.header("Transfer-Encoding").lower()
+        if coding not in ("", "chunked") or self.header("Content-Encoding").lower() not in (
+            "",
+            "identity",
+        ):
+            raise self.breach("sends it encoded, which nobody asked for")
+        self.length = None if coding else self._declared_length()
+        """Bytes of the body, of a HEAD's absent one too; None when only the end will tell."""
+        self.is_complete = head_only or self.length == 0
+
+    def _declared_length(self) -> int | None:
+        values = set(self._response.headers.get_all("Content-Length", []))
+        if not values:
+            return None
+        text = values.pop().strip()
+        if values or re.fullmatch("[0-9]{1,18}", text) is None:
+            raise self.breach("sends a Content-Length that makes no sense")
+        return int(text)
+
+    def breach(self, what: str) -> TransferError:
+        """The error for a server that breaks the protocol; asking it again is no use."""
+        return TransferError(f"{self.url}: the server {what}", retryable=False)
+
+    def header(self, name: str) -> str:
+        """A header's value, or ""."""
+        return str(self._response.headers.get(name, "")).strip()
+
+    def expect(self, count: int) -> None:
+        """Say how much of the body will be read, which is what the server gets time for."""
+        self._pace.allowance = HEAD_ALLOWANCE + count
+
+    def read(self, limit: int) -> bytes:
+        """Some bytes of the body, at most `limit`; none at its end. Raises `TransferError`."""
+        if self.is_complete:
+            return b""
+        with _transfer_errors(self.url):
+            part = self._response.read1(min(limit, SLICE))
+            self._taken += len(part)
+            if not part and self._taken < (self.length or 0):
+                raise ConnectionResetError("cut inside the body")
+        if len(part) > limit:
+            raise self.breach("sends chunks that make no sense")
+        self.is_complete = not part or self._taken == self.length
+        return part
+
+    def finish(self) -> None:
+        """Let go of the body; a short rest of it is read, so that the connection can be kept."""
+        has_end = bool(self._response.chunked) or self.length is not None
+        if has_end and (self.length or 0) - self._taken <= _DRAIN:
+            rest = _DRAIN
+            with suppress(TransferError):
+                while not self.is_complete and rest:
+                    rest -= len(self.read(rest))
+        self._response.close()

@@ -1,0 +1,125 @@
+"""Lending connections to many threads, and counting what goes over them.
+
+Promises: at most so many connections at a time; one is used again only after a reply that was read
+to its end, and one that died while it idled is replaced without a word.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from chunkstore.errors import Usage
+from chunkstore.storage.backends.http_connection import Connection, Reply, WentAway
+from chunkstore.storage.backends.http_url import Origin, Url
+
+
+class Traffic(NamedTuple):
+    """What has gone over the network: requests sent, bytes received with headers, retries."""
+
+    requests: int = 0
+    received: int = 0
+    retries: int = 0
+
+
+class Meter:
+    """Adds up traffic from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._traffic = Traffic()
+
+    def add(self, *, requests: int = 0, received: int = 0, retries: int = 0) -> None:
+        """Count what has happened."""
+        with self._lock:
+            sums = zip(self._traffic, (requests, received, retries), strict=True)
+            self._traffic = Traffic._make(old + new for old, new in sums)
+
+    def read(self) -> Traffic:
+        """The sums so far."""
+        with self._lock:
+            return self._traffic
+
+
+class Pool:
+    """Connections that are lent out, at most `limit` at a time."""
+
+    def __init__(
+        self, *, limit: int, patience: float, meter: Meter, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._limit = limit
+        self._patience = patience
+        self._meter = meter
+        self._tls = tls
+        self._turns = threading.BoundedSemaphore(limit)
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    @contextmanager
+    def ask(self, method: str, url: Url, headers: Mapping[str, str]) -> Iterator[Reply]:
+        """Send a request; a long body left unread costs the connection. Raises `TransferError`."""
+        with self._turns:
+            connection, reply = self._sent(method, url, headers)
+            try:
+                yield reply
+                reply.finish()
+            except BaseException:
+                connection.close()
+                raise
+            finally:
+                self._meter.add(received=connection.pace.received)
+            self._take_back(connection, reply)
+
+    def _sent(self, method: str, url: Url, headers: Mapping[str, str]) -> tuple[Connection, Reply]:
+        while True:
+            connection = self._idle_one(url.origin) or self._new_one(url)
+            self._meter.add(requests=1)
+            try:
+                return connection, connection.ask(method, url, headers)
+            except WentAway:
+                # No failure: the next one is new, or else proves itself in the same way.
+                connection.close()
+            except BaseException:
+                self._meter.add(received=connection.pace.received)
+                connection.close()
+                raise
+
+    def _idle_one(self, origin: Origin) -> Connection | None:
+        with self._lock:
+            if self._closed:
+                raise Usage("the reader was closed")
+            for place in reversed(range(len(self._idle))):
+                if self._idle[place].origin == origin:
+                    connection = self._idle.pop(place)
+                    if connection.is_quiet():
+                        return connection
+                    connection.close()
+        return None
+
+    def _new_one(self, url: Url) -> Connection:
+        with self._lock:
+            if url.origin.scheme == "https" and self._tls is None:
+                self._tls = ssl.create_default_context()
+        return Connection(url, self._patience, self._tls)
+
+    def _take_back(self, connection: Connection, reply: Reply) -> None:
+        spare: Connection | None = connection
+        with self._lock:
+            if reply.is_complete and connection.is_open() and not self._closed:
+                self._idle.append(connection)
+                # Connections to servers that redirects led to may have piled up.
+                spare = self._idle.pop(0) if len(self._idle) > self._limit else None
+        if spare is not None:
+            spare.close()
+
+    def close(self) -> None:
+        """Close what is idle now, and what is lent out when it comes back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
