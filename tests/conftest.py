@@ -1,0 +1,42 @@
+"""Fixtures for all tests, and the directory that `support` is imported from."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from support import trees
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory for the test, cleared whatever the test leaves in it."""
+    path = Path(tempfile.mkdtemp(prefix="imgstore-test-"))
+    yield path
+    trees.remove_tree(path)
+
+
+@pytest.fixture
+def quick() -> Iterator[Path]:
+    """A directory in memory where there is one: for much that need not wait for a disk."""
+    memory = Path("/dev/shm")
+    folder = memory if os.access(memory, os.W_OK) and os.path.ismount(memory) else None
+    path = Path(tempfile.mkdtemp(prefix="imgstore-test-", dir=folder))
+    yield path
+    trees.remove_tree(path)
+
+
+@pytest.fixture(scope="session")
+def variety() -> Iterator[Path]:
+    """One tree with everything in it, made once; tests do not change it."""
+    path = Path(tempfile.mkdtemp(prefix="imgstore-variety-")) / "tree"
+    trees.variety(path)
+    yield path
+    trees.remove_tree(path.parent)
