@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-from chunkstore.errors import Conflict, local_errors
+from chunkstore.errors import local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects import manifest
 from chunkstore.objects.documents import Version
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.storage.store import Store
 from chunkstore.worktree.content import FileContents
-from chunkstore.worktree.install import Installer
+from chunkstore.worktree.install import Installer, require_empty
 from chunkstore.worktree.restore import Shortfalls
 
 
@@ -23,15 +22,6 @@ class CheckoutReport:
     entries: int
     size: int
     shortfalls: Shortfalls
-
-
-def require_empty(directory: str) -> None:
-    """Make the directory if need be. Raises `Conflict` unless it is empty (`lost+found` aside)."""
-    with local_errors("can't use the directory"):
-        os.makedirs(directory, exist_ok=True)
-        held = [name for name in os.listdir(directory) if name != "lost+found"]
-    if held:
-        raise Conflict(f"{directory} is not empty (it holds {sorted(held)[0]!r}): name a new one")
 
 
 def checkout(

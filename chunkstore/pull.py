@@ -19,7 +19,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from chunkstore.checkout import require_empty
 from chunkstore.errors import LocalError, NotFound, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects import chunklist, delta, manifest
@@ -35,7 +34,7 @@ from chunkstore.storage.metered import MeteredReader
 from chunkstore.storage.repository import RemoteLocator, Repository, Resolved
 from chunkstore.worktree.compare import same_content
 from chunkstore.worktree.content import FileContents, chunks_of, has_content
-from chunkstore.worktree.install import Installer
+from chunkstore.worktree.install import Installer, require_empty
 from chunkstore.worktree.node import Installed, NodeState
 from chunkstore.worktree.restore import Shortfalls
 from chunkstore.worktree.sources import TreeChunks, WrittenBefore

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable
 
 from chunkstore import fsio
-from chunkstore.errors import Corrupt
+from chunkstore.errors import Conflict, Corrupt, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects.entry import DIRECTORY, FILE, Entry
 from chunkstore.objects.names import is_below, printable
@@ -28,6 +28,15 @@ def split(path: bytes) -> tuple[bytes, bytes]:
     """A path's directory and its name."""
     folder, _, name = path.rpartition(b"/")
     return folder, name
+
+
+def require_empty(directory: str) -> None:
+    """Make the directory if need be. Raises `Conflict` unless it is empty (`lost+found` aside)."""
+    with local_errors("can't use the directory"):
+        os.makedirs(directory, exist_ok=True)
+        held = [name for name in os.listdir(directory) if name != "lost+found"]
+    if held:
+        raise Conflict(f"{directory} is not empty (it holds {sorted(held)[0]!r}): name a new one")
 
 
 class Installer:

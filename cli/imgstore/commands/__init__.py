@@ -1,0 +1,1 @@
+"""One module per verb, with `run(options, output)`, which returns the exit code."""

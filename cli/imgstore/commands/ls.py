@@ -1,0 +1,47 @@
+"""`imgstore ls`: what a version holds."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from chunkstore.objects import manifest
+from chunkstore.objects.entry import DIRECTORY
+from chunkstore.objects.names import parse_spec
+from imgstore.describe import entry_document, entry_line
+from imgstore.output import Output
+from imgstore.paths import image_path
+from imgstore.stores import open_store
+
+if TYPE_CHECKING:
+    from chunkstore.objects.entry import Entry
+
+
+def run(options: Namespace, output: Output) -> int:
+    """Print what lies in a directory of the version, or the one path that is no directory."""
+    spec = parse_spec(options.spec)
+    path = image_path(options.path)
+    store = open_store(options, output)
+    found = store.resolve(spec)
+    with store.chunks() as chunks:
+        below = manifest.walk(found.version.root, chunks.get, path)
+        entries = _chosen(next(below), below, recursive=options.recursive)
+        if output.as_json:
+            head = {"image": spec.image, "version": found.id.hex()}
+            output.long_document(head, "entries", map(entry_document, entries))
+        else:
+            for entry in entries:
+                output.line(entry_line(entry))
+    return 0
+
+
+def _chosen(first: Entry, below: Iterator[Entry], *, recursive: bool) -> Iterator[Entry]:
+    if first.kind != DIRECTORY:
+        yield first
+    elif recursive:
+        yield first
+        yield from below
+    else:
+        depth = first.path.count(b"/") + 1 if first.path else 0
+        yield from (entry for entry in below if entry.path.count(b"/") == depth)

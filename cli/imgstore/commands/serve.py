@@ -1,0 +1,66 @@
+"""`imgstore serve`: the store over HTTP."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chunkstore.errors import LocalError, Usage, local_errors
+from imgstore.output import Output, one_line
+from imgstore.stores import open_store
+
+if TYPE_CHECKING:
+    from chunkstore.server import Access, Address
+
+
+def run(options: Namespace, output: Output) -> int:
+    """Serve until a signal; print the URL once connections are taken."""
+    host, port = _address(options.listen)
+    store = open_store(options, output)
+    try:
+        from chunkstore.server import base_url, serve_forever
+    except ModuleNotFoundError as error:
+        raise LocalError(
+            f"serving needs the Python package {error.name}: pip install 'imgstore[serve]'"
+        ) from error
+
+    def ready(addresses: list[Address]) -> None:
+        urls = [base_url(address) for address in addresses]
+        output.report(
+            f"serving {store.root} at {' and '.join(urls)}", {"store": store.root, "urls": urls}
+        )
+        # Whoever started us may wait for this line, and nothing else will be printed for long.
+        sys.stdout.flush()
+
+    with local_errors(f"can't serve at {options.listen}"):
+        serve_forever(
+            Path(store.root),
+            host,
+            port,
+            on_ready=ready,
+            on_request=_log if output.verbose else None,
+        )
+    return 0
+
+
+def _log(access: Access) -> None:
+    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    cut = "" if access.complete else " (cut short)"
+    sys.stderr.write(
+        f"{when} {access.peer} {access.status} {access.bytes} {access.seconds:.3f}s "
+        f"{one_line(access.method)} {one_line(access.path)}{cut}\n"
+    )
+
+
+def _address(text: str) -> tuple[str, int]:
+    """`HOST:PORT`, `[HOST]:PORT`; every address when there is no host. Raises `Usage`."""
+    host, colon, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise Usage(f"--listen {text}: write ADDRESS:PORT, such as 0.0.0.0:8730")
+    if ":" in host and not is_bracketed:
+        raise Usage(f"--listen {text}: write an IPv6 address in brackets, such as [::1]:8730")
+    return (host[1:-1] if is_bracketed else host), int(port)

@@ -1,0 +1,159 @@
+"""What verbs print: results to stdout, everything else to stderr, as text or as one JSON document.
+
+Promises: a line stays a line whatever names and messages hold; JSON is plain ASCII. Leaves the
+order and wording of results to the verbs.
+"""
+
+from __future__ import annotations
+
+import stat
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from chunkstore.objects.names import printable
+from chunkstore.progress import Progress
+
+Document = Mapping[str, Any]
+
+_SHOWN_WARNINGS: Final = 10
+_UNITS: Final = ("KB", "MB", "GB", "TB", "PB", "EB")
+
+
+class Output:
+    """Where a verb's words go, as the options of every verb say."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: int = 0) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.verbose = verbose
+
+    def line(self, text: str) -> None:
+        """A line of a result."""
+        sys.stdout.write(text + "\n")
+
+    def report(self, text: str, document: Document) -> None:
+        """What a verb did: nothing with `-q`, the document with `--json`."""
+        if self.as_json:
+            self.document(document)
+        elif not self.quiet:
+            self.line(text)
+
+    def document(self, document: Document) -> None:
+        """The verb's one JSON document."""
+        import json  # here, since `--help` does without
+
+        self.line(json.dumps(document, indent=2))
+
+    def long_document(self, document: Document, name: str, items: Iterable[Document]) -> None:
+        """A document whose last member is a list of any length, written as it comes."""
+        import json
+
+        opening = json.dumps({**document, name: []}, indent=2)
+        sys.stdout.write(opening.removesuffix("]\n}"))
+        mark = "\n    "
+        for item in items:
+            sys.stdout.write(mark + json.dumps(item))
+            mark = ",\n    "
+        sys.stdout.write("]\n}\n" if mark == "\n    " else "\n  ]\n}\n")
+
+    def note(self, text: str) -> None:
+        """Something good to know on stderr; nothing with `-q`."""
+        if not self.quiet:
+            warn(text)
+
+    def warnings(self, texts: Sequence[str]) -> None:
+        """A line each on stderr; without `-v` only the first few."""
+        shown = texts if self.verbose else texts[:_SHOWN_WARNINGS]
+        for text in shown:
+            warn(text)
+        if len(texts) > len(shown):
+            warn(f"... and {len(texts) - len(shown)} more like these (-v shows all)")
+
+    def progress(self, title: str) -> AbstractContextManager[Progress]:
+        """A bar on stderr, if that is a terminal and nobody asked for quiet."""
+        from imgstore.progress import shown, unwatched
+
+        return shown(title) if sys.stderr.isatty() and not self.quiet else unwatched()
+
+
+def warn(text: str) -> None:
+    """One line on stderr that says who speaks."""
+    sys.stderr.write(f"imgstore: {one_line(text)}\n")
+
+
+def one_line(text: str) -> str:
+    """Text with what could break a line or steer a terminal made visible."""
+    return "".join(part if part.isprintable() else _visible(part) for part in text)
+
+
+def _visible(character: str) -> str:
+    try:
+        return printable(character.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return "?"
+
+
+def human(size: int) -> str:
+    """A number of bytes to be read: `512 bytes`, `4.2 KB`, `410 KB`, in powers of 1000."""
+    if size < 1000:
+        return "1 byte" if size == 1 else f"{size} bytes"
+    amount = size / 1000
+    units = iter(_UNITS)
+    unit = next(units)
+    while amount >= 999.5:  # which would be shown as 1000
+        amount /= 1000
+        unit = next(units)
+    return f"{amount:.1f} {unit}" if amount < 99.95 else f"{amount:.0f} {unit}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2,000 files`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def short(digest: bytes) -> str:
+    """A version's id as people see it."""
+    return digest.hex()[:12]
+
+
+def local_time(nanoseconds: int) -> str:
+    """A time in the zone of whoever looks, with its offset from UTC."""
+    moment = time.localtime(nanoseconds // 1_000_000_000)
+    offset = time.strftime("%z", moment)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", moment) + f"{offset[:3]}:{offset[3:]}"
+
+
+def utc(nanoseconds: int) -> str:
+    """A time for programs: ISO 8601 in UTC, to the nanosecond."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    moment = time.gmtime(seconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", moment) + f".{rest:09d}Z"
+
+
+def json_path(path: bytes) -> str:
+    """A path in JSON: bytes that are not UTF-8 become lone surrogates, as `os.fsdecode` does."""
+    return path.decode("utf-8", "surrogateescape") or "."
+
+
+def mode_text(file_format: int, mode: int) -> str:
+    """`drwxr-xr-x`."""
+    return stat.filemode(file_format | mode)
+
+
+def table(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
+    """Lines with the columns below each other; those in `right` aligned to the right."""
+    kept = [list(row) for row in rows]
+    if not kept:
+        return []
+    widths = [max(map(len, column)) for column in zip(*kept, strict=True)]
+    numbers = set(right)
+    return [
+        "  ".join(
+            cell.rjust(width) if place in numbers else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in kept
+    ]

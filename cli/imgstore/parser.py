@@ -1,0 +1,143 @@
+"""The arguments of every verb, and the words that explain them.
+
+Promises: options and names may come in any order, the options every verb takes also before the
+verb; a wrong command line is a `Usage` of one line. Imports only what `--help` needs, since that
+has to answer at once. What a verb does is in `commands/<verb>.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from chunkstore.errors import Usage
+from imgstore import __version__
+from imgstore.verbs import add_verbs
+
+_EXIT_CODES: Final = """exit codes:
+  0  done                        5  not trusted
+  1  differences or damage found 6  transfer failed
+  2  wrong usage                 7  this machine refused (space, permission, a lock)
+  3  not found                 130  interrupted
+  4  corrupt data
+
+'imgstore VERB --help' says more, with examples."""
+_DEFAULTS: Final[dict[str, Any]] = {"store": None, "json": False, "quiet": False, "verbose": 0}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def __init__(self, **options: Any) -> None:
+        # An abbreviation that works today is ambiguous after the next option: none is taken.
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise Usage(f"{message}; see '{self.prog} --help'")
+
+
+class _Verb(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """Keeps what follows the verb for the verb's own parser, see `parse`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        namespace.verb, *namespace.rest = values
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read a command line. Raises `Usage`; `SystemExit` after `--help` and `--version`."""
+    parser = build()
+    before = parser.parse_args(arguments, argparse.Namespace(**_DEFAULTS))
+    verb, rest = before.verb, before.rest
+    settings = {**vars(before), "verbose": 0}
+    del settings["verb"], settings["rest"]
+    # Intermixed, since a plain parse takes no DIR after an option: `commit web -m text DIR`.
+    options = verbs(parser)[verb].parse_intermixed_args(
+        _without_marker(rest), argparse.Namespace(**settings)
+    )
+    options.verbose += before.verbose
+    options.verb = verb
+    if options.quiet and options.verbose:
+        parser.error("-q and -v contradict each other")
+    return options
+
+
+def _without_marker(arguments: list[str]) -> list[str]:
+    """Take `--` out, and let what follows it be names, which a mixed parse can't tell by itself.
+
+    Only directories and paths may begin with a dash, and `./-x` is the same as `-x`.
+    """
+    if "--" not in arguments:
+        return arguments
+    place = arguments.index("--")
+    names = (f"./{name}" if name.startswith("-") else name for name in arguments[place + 1 :])
+    return [*arguments[:place], *names]
+
+
+def verbs(parser: _Parser) -> dict[str, _Parser]:
+    """The parser of each verb."""
+    action = next(item for item in parser._actions if isinstance(item, _Verb))
+    return dict(action.choices)
+
+
+def _common() -> _Parser:
+    """The options every verb takes, before the verb or behind it.
+
+    Their defaults are set by `parse`: a default here would undo what stands before the verb.
+    """
+    parser = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = parser.add_argument_group("options of every verb")
+    group.add_argument(
+        "--store",
+        metavar="STORE",
+        help="the store's directory; else $IMGSTORE_STORE, /var/lib/imgstore for root, "
+        "$XDG_DATA_HOME/imgstore for others",
+    )
+    group.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    group.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
+    group.add_argument(
+        "-v", "--verbose", action="count", help="every warning; twice: a traceback with errors"
+    )
+    return parser
+
+
+def build() -> _Parser:
+    """The parser of the whole command line."""
+    common = _common()
+    parser = _Parser(
+        prog="imgstore",
+        parents=[common],
+        usage="imgstore [--store STORE] [--json] [-q | -v] VERB ...",
+        description="Keeps operating-system images as versions and distributes what changed.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"imgstore {__version__}")
+    group = parser.add_subparsers(
+        action=_Verb, dest="verb", required=True, metavar="VERB", title="verbs"
+    )
+
+    def verb(name: str, text: str, *examples: str, more: str = "") -> _Parser:
+        shown = "examples:\n" + "".join(f"  imgstore {example}\n" for example in examples)
+        about = f"{text[0].upper()}{text[1:]}." + (f"\n\n{more}" if more else "")
+        made: _Parser = group.add_parser(
+            name,
+            prog=f"imgstore {name}",
+            parents=[common],
+            help=text,
+            description=about,
+            epilog=shown,
+        )
+        return made
+
+    add_verbs(verb)
+    return parser

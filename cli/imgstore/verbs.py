@@ -1,0 +1,283 @@
+"""What each verb takes, and the words that explain it: a table, in the order of `--help`.
+
+What a verb does is in `commands/<verb>.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final, Protocol
+
+SPEC: Final = (
+    "A SPEC is IMAGE[:TAG or version id prefix][~N]: 'web' is web:latest, 'web:base' a tag,\n"
+    "'web:3fa9c1' a version, 'web~1' the version before the latest."
+)
+
+
+class Maker(Protocol):
+    """Makes the parser of one verb; `more` goes below the one-line text, examples to the end."""
+
+    def __call__(
+        self, name: str, text: str, *examples: str, more: str = ""
+    ) -> argparse.ArgumentParser:
+        """The parser, which has the options of every verb already."""
+        ...
+
+
+def add_verbs(verb: Maker) -> None:
+    """Make the parsers of all verbs."""
+    _add_recording(verb)
+    _add_looking(verb)
+    _add_naming(verb)
+    _add_moving(verb)
+    _add_keeping(verb)
+
+
+def _add_recording(verb: Maker) -> None:
+    made = verb(
+        "init",
+        "make a store",
+        "init",
+        "--store /srv/imgstore init --compression zstd:9",
+        more="'commit' makes a default store by itself; 'init' is for choosing how it compresses.",
+    )
+    made.add_argument(
+        "--compression",
+        metavar="C",
+        default="auto",
+        help="auto (the default: zstd level 3 where it is worth it), lz4, zstd:1 to zstd:19, none",
+    )
+    made = verb(
+        "commit",
+        "record a directory as the next version of an image",
+        "commit web /srv/images/web",
+        "commit web -m 'nginx 1.22.1-9' -t 2026-11",
+        "commit web --exclude 'var/cache/apt/**' --exclude '*.tmp'",
+        more="Nothing changed means no new version, and exit code 0. Exit code 1 when a file kept\n"
+        "changing while it was read: its content is recorded as it was met.",
+    )
+    made.add_argument("image", metavar="IMAGE", help="the image; made by its first commit")
+    _add_worktree(made)
+    made.add_argument("-m", "--message", metavar="MSG", default="", help="what to say about it")
+    made.add_argument(
+        "-t", "--tag", metavar="TAG", action="append", default=[], help="also name it TAG"
+    )
+    made = verb(
+        "status",
+        "show what a commit would record",
+        "status web",
+        "status web --exit-code > /dev/null || imgstore commit web",
+        more="Lines as 'diff' prints them; nothing is written.",
+    )
+    made.add_argument("image", metavar="IMAGE", help="the image")
+    _add_worktree(made)
+    _add_exit_code(made)
+
+
+def _add_worktree(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        help="the directory; without it the one the image was last committed from",
+    )
+    parser.add_argument(
+        "--exclude",
+        metavar="P",
+        action="append",
+        default=[],
+        help="leave out what matches P: a name at any depth, or with a slash a path from the top; "
+        "*, ?, [...] within a name, ** across",
+    )
+    parser.add_argument(
+        "--exclude-from", metavar="FILE", action="append", default=[], help="patterns, one a line"
+    )
+
+
+def _add_exit_code(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exit-code", action="store_true", help="exit with 1 when there are differences"
+    )
+
+
+def _add_looking(verb: Maker) -> None:
+    verb("images", "list the images of the store", "images", "images --json")
+    made = verb("log", "list the versions of an image, newest first", "log web", "log web -n 5")
+    made.add_argument("spec", metavar="SPEC", help="the image, or the version to begin with")
+    made.add_argument("-n", type=_count, metavar="N", dest="number", help="only the first N")
+    made = verb("show", "tell all about one version", "show web", "show web:base", more=SPEC)
+    made.add_argument("spec", metavar="SPEC", help="the version")
+    made = verb(
+        "ls", "list what a version holds", "ls web etc", "ls -r web:base usr/share/doc", more=SPEC
+    )
+    made.add_argument("spec", metavar="SPEC", help="the version")
+    made.add_argument("path", metavar="PATH", nargs="?", default="", help="a path in the image")
+    made.add_argument("-r", "--recursive", action="store_true", help="all that lies below, too")
+    made = verb(
+        "cat",
+        "write a file of a version to stdout",
+        "cat web etc/fstab",
+        "cat web~1 etc/fstab | diff - /srv/images/web/etc/fstab",
+        more=SPEC,
+    )
+    made.add_argument("spec", metavar="SPEC", help="the version")
+    made.add_argument("path", metavar="PATH", help="a file in the image")
+    made = verb(
+        "diff",
+        "show which paths differ between two versions",
+        "diff web~1 web",
+        "diff web:base web --stat",
+        "diff web:base web --exit-code > /dev/null || echo changed",
+        more="One path a line, sorted, after a letter and a tab: A added, D deleted, M content\n"
+        "modified, m only metadata modified, T another type. Exit code 0 also when there are\n"
+        "differences, unless --exit-code is given.\n\n" + SPEC,
+    )
+    made.add_argument("old", metavar="OLD", help="SPEC of the older version")
+    made.add_argument("new", metavar="NEW", help="SPEC of the newer version")
+    made.add_argument("--stat", action="store_true", help="only numbers of paths and bytes")
+    _add_exit_code(made)
+
+
+def _add_naming(verb: Maker) -> None:
+    made = verb(
+        "tag",
+        "name a version",
+        "tag web 2026-11",
+        "tag web~1 latest",
+        more="A tag that names another version moves. Moving 'latest' makes nodes go there at\n"
+        "their next pull.\n\n" + SPEC,
+    )
+    made.add_argument("spec", metavar="SPEC", help="the version")
+    made.add_argument("name", metavar="NAME", help="the tag")
+    made = verb("untag", "take a tag away", "untag web 2026-11")
+    made.add_argument("image", metavar="IMAGE", help="the image")
+    made.add_argument("name", metavar="NAME", help="the tag")
+    made = verb(
+        "rm",
+        "remove an image, or the names of a version",
+        "rm web",
+        "rm web:2026-11",
+        more="An image alone is removed with all its tags. A version loses all its tags; if it is\n"
+        "the latest, its parent becomes that. 'imgstore gc' frees the space.",
+    )
+    made.add_argument("spec", metavar="SPEC", help="the image, or a version of it")
+
+
+def _add_moving(verb: Maker) -> None:
+    made = verb(
+        "export",
+        "write a version, or what it changes, as an archive",
+        "export web -o image.tar.gz",
+        "export web --base web:base -o image-diff.tar.gz",
+        "export web -o - --format tar | tar -tv",
+        more="With --base only what differs from it, to be unpacked over it.\n\n" + SPEC,
+    )
+    made.add_argument("spec", metavar="SPEC", help="the version")
+    made.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="the archive; - is stdout"
+    )
+    made.add_argument("--base", metavar="SPEC", help="write only what differs from this version")
+    made.add_argument(
+        "--deletions",
+        choices=("sidecar", "none"),
+        default="sidecar",
+        help="what is gone since the base: listed in a file beside it (the default), or not told",
+    )
+    made.add_argument(
+        "--format",
+        choices=("tar.gz", "tar.zst", "tar"),
+        help="else by the end of FILE's name, or tar.gz",
+    )
+    made.add_argument("--level", type=_count, metavar="N", help="how hard to compress")
+    made = verb(
+        "checkout",
+        "write a version into a directory",
+        "checkout web:base /srv/images/web-base",
+        more="The directory must be new or empty.\n\n" + SPEC,
+    )
+    made.add_argument("spec", metavar="SPEC", help="the version")
+    made.add_argument("directory", metavar="DIR", help="a new or empty directory")
+    made = verb(
+        "pull",
+        "make a directory a version of a remote, moving only what is missing",
+        "pull http://head:8730/web /srv/node",
+        "pull http://head:8730/web:2026-11 /srv/node",
+        "pull /mnt/usb/store/web /srv/node",
+        "pull /srv/node",
+        more="A REMOTE is the URL or the directory of a store. DIR is new, empty, or was pulled\n"
+        "before; then it remembers its remote, and DIR alone is enough.\n\n" + SPEC,
+    )
+    made.add_argument("remote", metavar="REMOTE/SPEC", nargs="?", help="the version")
+    made.add_argument("directory", metavar="DIR", help="the directory")
+
+
+def _add_keeping(verb: Maker) -> None:
+    made = verb(
+        "serve",
+        "serve the store over HTTP",
+        "serve",
+        "serve --listen 0.0.0.0:8730",
+        "serve --listen '[::]:8730' -v",
+        more="Read-only, and only what nodes need. Runs until it is interrupted.",
+    )
+    made.add_argument(
+        "--listen",
+        metavar="ADDRESS:PORT",
+        default="127.0.0.1:8730",
+        help="where; without it 127.0.0.1:8730, which only this machine reaches",
+    )
+    made = verb(
+        "verify",
+        "check a store to the last bit, or a pulled directory",
+        "verify",
+        "verify /srv/node",
+        more="Exit code 1 when something is off, after naming all of it.",
+    )
+    made.add_argument(
+        "directory", metavar="DIR", nargs="?", help="a pulled directory, instead of the store"
+    )
+    made = verb(
+        "gc",
+        "drop what no tag reaches, and free its space",
+        "gc --dry-run",
+        "gc --keep 10",
+        more="Safe beside running pulls: packs are deleted only after a grace time.",
+    )
+    made.add_argument(
+        "--keep",
+        type=_count,
+        metavar="N",
+        help="of each image's history keep only the N newest versions and what is tagged; else all",
+    )
+    made.add_argument(
+        "--grace",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long packs given up are kept for pulls under way",
+    )
+    made.add_argument("--dry-run", action="store_true", help="only say what would be dropped")
+    made = verb(
+        "completion",
+        "print a completion script for a shell",
+        "completion bash > /etc/bash_completion.d/imgstore",
+        "completion zsh > /usr/local/share/zsh/site-functions/_imgstore",
+    )
+    made.add_argument("shell", metavar="SHELL", choices=("bash", "zsh"), help="bash or zsh")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < 1e9:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "number"  # what argparse calls the kind of value it could not read
+_seconds.__name__ = "number of seconds"
