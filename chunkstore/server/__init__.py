@@ -1,0 +1,26 @@
+"""The HTTP server that `imgstore serve` runs.
+
+It serves the public part of a store directory, read-only, and refuses all the
+rest; see `public` for the exact list of paths. Other routes (tracker, node
+reports, status page) can be added to the same application and share its
+limits. Nodes trust none of this: they check signatures and digests themselves.
+
+Read on in this order: `run`, `guard`, `delivery`, `sendfile`, `files`, `public`,
+`ranges`.
+"""
+
+from chunkstore.server.files import application
+from chunkstore.server.guard import Access, OnRequest
+from chunkstore.server.limits import Limits
+from chunkstore.server.run import Address, base_url, running, serve_forever
+
+__all__ = [
+    "Access",
+    "Address",
+    "Limits",
+    "OnRequest",
+    "application",
+    "base_url",
+    "running",
+    "serve_forever",
+]

@@ -1,0 +1,243 @@
+"""Running the server: sockets, start, signals, stop.
+
+`serve_forever` is for the foreground of a process, `running` for a thread
+beside other work, as in tests. Both raise OSError untouched when the address
+cannot be bound or the store not opened. Nothing is printed; `on_ready` and
+`on_request` tell what happens. Both run on the event loop, so must be quick.
+
+The accept loop is ours, not asyncio's: it takes a place from the Guard for
+each connection, so that those beyond the limit stay in the kernel's backlog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+from aiohttp import web
+
+from chunkstore.server.files import application
+from chunkstore.server.guard import Connection, Guard, OnRequest, logger
+from chunkstore.server.limits import Limits
+
+Address = tuple[str, int]
+OnReady = Callable[[list[Address]], None]
+Extend = Callable[[web.Application], None]
+
+_RETRY_ACCEPT_SECONDS = 0.1
+
+
+def serve_forever(
+    store_root: Path,
+    host: str,
+    port: int,
+    *,
+    limits: Limits | None = None,
+    on_ready: OnReady | None = None,
+    on_request: OnRequest | None = None,
+    extend: Extend | None = None,
+) -> signal.Signals:
+    """Serve until SIGINT or SIGTERM, and return which it was.
+
+    Running responses get `limits.stop_seconds` to finish; a second signal has
+    its usual effect. `host` "" means every IPv4 and IPv6 address, and `::` all
+    IPv6 ones only. `on_ready` gets the bound addresses, `extend` the
+    application before it starts, to add routes. Call it in the main thread;
+    the soft limit of open files is raised as far as `limits` needs it.
+    """
+    limits = limits or Limits()
+    _raise_file_limit(2 * limits.max_connections + 64)
+
+    async def main() -> signal.Signals:
+        loop = asyncio.get_running_loop()
+        stopped_by: asyncio.Future[signal.Signals] = loop.create_future()
+
+        def stop(number: signal.Signals) -> None:
+            for each in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(each)
+            stopped_by.set_result(number)
+
+        app = _build(store_root, limits, extend)
+        async with _listening(app, host, port, limits, on_request) as addresses:
+            for each in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(each, stop, each)
+            if on_ready is not None:
+                on_ready(addresses)
+            return await stopped_by
+
+    return asyncio.run(main())
+
+
+@contextmanager
+def running(
+    store_root: Path,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    limits: Limits | None = None,
+    on_request: OnRequest | None = None,
+    extend: Extend | None = None,
+) -> Iterator[str]:
+    """Serve from a thread while the block runs; gives the base URL."""
+    limits = limits or Limits()
+    ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, list[Address]]] = Future()
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        app = _build(store_root, limits, extend)
+        async with _listening(app, host, port, limits, on_request) as addresses:
+            ready.set_result((asyncio.get_running_loop(), stop, addresses))
+            await stop.wait()
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    thread = threading.Thread(target=run, name="imgstore-server")
+    thread.start()
+    try:
+        loop, stop, addresses = ready.result()
+        try:
+            yield base_url(addresses[0])
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+    finally:
+        thread.join()
+
+
+def base_url(address: Address) -> str:
+    """The URL of a server bound to `address`."""
+    host, port = address
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _build(store_root: Path, limits: Limits, extend: Extend | None) -> web.Application:
+    app = application(store_root, limits)
+    if extend is not None:
+        extend(app)
+    return app
+
+
+@asynccontextmanager
+async def _listening(
+    app: web.Application, host: str, port: int, limits: Limits, on_request: OnRequest | None
+) -> AsyncIterator[list[Address]]:
+    """Serve `app` while the block runs; gives the bound addresses."""
+    guard = Guard(limits, on_request)
+    runner = web.AppRunner(app, shutdown_timeout=limits.stop_seconds)
+    listeners: list[socket.socket] = []
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        await runner.setup()
+        server = runner.server
+        if server is None:
+            raise RuntimeError("aiohttp's runner has no server after setup")
+        listeners = _bind(host, port, limits.backlog)
+        tasks.append(asyncio.create_task(guard.reap()))
+        tasks += [
+            asyncio.create_task(_accept(each, guard, lambda: Connection(server, guard, limits)))
+            for each in listeners
+        ]
+        yield [each.getsockname()[:2] for each in listeners]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for each in listeners:
+            each.close()
+        # Closes idle connections at once, and the others as they finish.
+        await runner.cleanup()
+
+
+async def _accept(listener: socket.socket, guard: Guard, factory: Callable[[], Connection]) -> None:
+    """Take connections while there are places. Runs until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            # Not `loop.sock_accept`: cancelled at the wrong moment, it loses an
+            # accepted socket. Here nothing is awaited between the two.
+            accepted, _ = listener.accept()
+        except BlockingIOError:
+            await _readable(listener)
+            continue
+        except ConnectionAbortedError:
+            continue
+        except OSError as error:
+            # Out of descriptors or memory. The listener stays readable, so
+            # without a pause this would spin.
+            logger.warning("accept: %s", os.strerror(error.errno or 0))
+            await asyncio.sleep(_RETRY_ACCEPT_SECONDS)
+            continue
+        # One is taken before there is a place for it: while it waits, the
+        # Guard knows that others queue behind it.
+        accepted.setblocking(False)
+        try:
+            await guard.take_place()
+        except BaseException:
+            accepted.close()
+            raise
+        try:
+            await loop.connect_accepted_socket(factory, accepted)
+        except OSError:
+            accepted.close()
+            guard.give_place()
+
+
+async def _readable(listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(listener, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(listener)
+
+
+def _bind(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Listening sockets on every address of `host`, all on one port."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            try:
+                listener = socket.socket(family, kind, protocol)
+            except OSError:
+                # A kernel without IPv6, say; it matters if nothing is left.
+                if listeners or len(found) > 1:
+                    continue
+                raise
+            listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # Else peers with IPv4 would show up with two kinds of address.
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((address[0], port, *address[2:]))
+            port = listener.getsockname()[1]
+            listener.listen(backlog)
+            listener.setblocking(False)
+    except BaseException:
+        for each in listeners:
+            each.close()
+        raise
+    return listeners
+
+
+def _raise_file_limit(wanted: int) -> None:
+    """Descriptors for every connection and its file; often 1024 to begin with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
