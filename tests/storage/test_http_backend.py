@@ -404,6 +404,14 @@ def test_long_explanations_are_not_waited_for(serve: Serve, connect: Connect) ->
     assert reader.traffic.received < 500_000
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_bodies_that_can_not_be_are_not_waited_for(
+    status: int, serve: Serve, connect: Connect
+) -> None:
+    server = serve(Step(reply(status, b"", length=100), "stall"))
+    assert str(status) in str(fails(connect(server).reader))
+
+
 def test_nobody_listens(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -455,16 +463,23 @@ def test_a_connection_reset_inside_a_reply_is_a_failure(serve: Serve, connect: C
 
 
 def test_bytes_after_a_reply_are_not_taken_for_the_next(serve: Serve, connect: Connect) -> None:
+    junk = reply(206, b"123456789", f"Content-Range: bytes 0-8/{len(DATA)}")
+    read = threading.Event()
+
     def late() -> Iterator[bytes]:
         yield part(0, 9)
-        time.sleep(0.05)
-        yield reply(206, b"123456789", f"Content-Range: bytes 0-8/{len(DATA)}")
+        read.wait(SOON)
+        yield junk
 
     server = serve(Step(late), part(0, 9))
     reader = connect(server).reader
     assert reader.get(NAME, 0, 9) == DATA[:9]
-    time.sleep(0.2)
+    before = server.sent
+    read.set()
+    while server.sent == before:
+        time.sleep(0.01)
     assert reader.get(NAME, 0, 9) == DATA[:9]
+    assert server.connections == 2
 
 
 # Lies about ranges
@@ -665,6 +680,14 @@ def test_endless_heads_are_given_up(
     server = serve(*[Step(_endless(head, piece))] * 2)
     reader = connect(server, timeout=0.5, attempts=2).reader
     fails(reader)
+
+
+def test_memory_is_taken_for_what_comes(serve: Serve, connect: Connect) -> None:
+    end = 2**50
+    where = f"Content-Range: bytes 0-{end - 1}/{end}"
+    server = serve(Step(reply(206, DATA, where, length=end), "close"))
+    error = fails(connect(server, attempts=1).reader, stop=2**60)
+    assert "broke off" in str(error)
 
 
 def _drip(whole: bytes, fast: int) -> Callable[[], Iterator[bytes]]:

@@ -32,6 +32,9 @@ MAX_SKIP: Final = 64 * 1024 * 1024
 MAX_WAIT: Final = 30.0
 """Seconds that a server can have us wait before the next attempt."""
 
+MAX_STEP: Final = 16 * 1024 * 1024
+"""Bytes of memory taken on the word of a server before they have come."""
+
 _FIRST_WAIT: Final = 0.5
 _HEADERS: Final = {"User-Agent": "imgstore", "Accept-Encoding": "identity"}
 _USABLE: Final = (200, 206, 416)
@@ -52,15 +55,18 @@ class _Wanted:
         self.has_ended = False
         """Whether the server said that nothing follows, without saying where the end is."""
         self._data = io.BytesIO()
+        self._room = 0
+        self._count = 0
 
     @property
     def position(self) -> int:
         """The byte of the object that has to come next."""
-        return self.start + self._data.tell()
+        return self.start + self._count
 
     @property
     def data(self) -> bytes:
         """What has come so far."""
+        self._data.truncate(self._count)
         return self._data.getvalue()
 
     def is_short(self) -> bool:
@@ -74,15 +80,28 @@ class _Wanted:
         if total is None:
             return
         if self.total not in (None, total):
-            self._data = io.BytesIO()
+            self._count = 0
             self.total = None
             raise TransferError(f"{reply.url}: the object changed while it was read")
         self.total = total
 
     def receive(self, reply: Reply, stop: int) -> None:
         """Take the body up to byte `stop` of the object, or to its end."""
-        while self.position < stop and (part := reply.read(stop - self.position)):
-            self._data.write(part)
+        while self.position < stop:
+            with self._make_room(stop - self.position) as room:
+                came = reply.read_into(room)
+            if not came:
+                break
+            self._count += came
+
+    def _make_room(self, wanted: int) -> memoryview:
+        """Where the next bytes go: straight into what will be returned, without a copy."""
+        end = self._count + min(wanted, MAX_STEP)
+        if end > self._room:
+            self._data.seek(end - 1)
+            self._data.write(b"\0")
+            self._room = end
+        return self._data.getbuffer()[self._count : end]
 
 
 class HttpReader:
@@ -210,10 +229,7 @@ class HttpReader:
         if wanted.position > MAX_SKIP:
             raise _too_far(str(reply.url))
         reply.expect(stop)
-        skip = wanted.position
-        while skip and (part := reply.read(skip)):
-            skip -= len(part)
-        if not skip:
+        if reply.skip(wanted.position):
             wanted.receive(reply, stop)
         wanted.has_ended = True
 

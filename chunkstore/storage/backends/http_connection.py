@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import io
 import re
 import select
 import socket
@@ -22,10 +23,11 @@ from chunkstore.storage.backends.http_pace import HEAD_ALLOWANCE, Pace, PacedSoc
 from chunkstore.storage.backends.http_url import Url
 
 SLICE: Final = 256 * 1024
-"""Bytes taken from a connection at once."""
+"""Bytes taken at once where they have to be copied or are thrown away."""
 
 _DRAIN: Final = 16 * 1024
 """A rest of a reply that is read to keep the connection; a longer one costs more than a new one."""
+_BODILESS: Final = (101, 103, 204, 304)
 _OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
@@ -78,7 +80,10 @@ class Connection:
                 self._http.close()
                 raise
         self._plain = self._http.sock
-        self._http.sock = cast(socket.socket, PacedSocket(self._plain, self.pace))
+        self._poll = select.poll()
+        self._poll.register(self._plain, select.POLLIN)
+        self._paced = PacedSocket(self._plain, self.pace)
+        self._http.sock = cast(socket.socket, self._paced)
         self._response: http.client.HTTPResponse | None = None
         self._was_used = False
 
@@ -98,13 +103,11 @@ class Connection:
             if self.pace.ended:
                 # http.client takes the end of the stream for the end of the headers.
                 raise ConnectionResetError("cut inside the headers")
-            return Reply(url, self.pace, response, head_only=method == "HEAD")
+            return Reply(url, self.pace, response, self._paced.stream, has_body=method != "HEAD")
 
     def is_quiet(self) -> bool:
         """Whether nothing has come since the last reply: neither an end nor bytes nobody wants."""
-        poll = select.poll()
-        poll.register(self._plain, select.POLLIN)
-        return not poll.poll(0)
+        return not self._poll.poll(0)
 
     def is_open(self) -> bool:
         """Whether http.client has left it open after the reply."""
@@ -123,22 +126,27 @@ class Reply:
     """The head of a reply, and its body to be read."""
 
     def __init__(
-        self, url: Url, pace: Pace, response: http.client.HTTPResponse, *, head_only: bool
+        self,
+        url: Url,
+        pace: Pace,
+        response: http.client.HTTPResponse,
+        stream: io.BufferedReader,
+        *,
+        has_body: bool,
     ) -> None:
         self.url = url
         self.status = response.status
         self._pace = pace
         self._response = response
+        self._stream = stream
         self._taken = 0
         coding = self.header("Transfer-Encoding").lower()
-        if coding not in ("", "chunked") or self.header("Content-Encoding").lower() not in (
-            "",
-            "identity",
-        ):
+        content = self.header("Content-Encoding").lower()
+        if coding not in ("", "chunked") or content not in ("", "identity"):
             raise self.breach("sends it encoded, which nobody asked for")
         self.length = None if coding else self._declared_length()
         """Bytes of the body, of a HEAD's absent one too; None when only the end will tell."""
-        self.is_complete = head_only or self.length == 0
+        self.is_complete = not has_body or self.status in _BODILESS or self.length == 0
 
     def _declared_length(self) -> int | None:
         values = set(self._response.headers.get_all("Content-Length", []))
@@ -161,26 +169,47 @@ class Reply:
         """Say how much of the body will be read, which is what the server gets time for."""
         self._pace.allowance = HEAD_ALLOWANCE + count
 
-    def read(self, limit: int) -> bytes:
-        """Some bytes of the body, at most `limit`; none at its end. Raises `TransferError`."""
+    def read_into(self, room: memoryview) -> int:
+        """Put what comes next into `room`; how many bytes, 0 at the end of the body.
+
+        Raises `TransferError` when the body ends too early.
+        """
         if self.is_complete:
-            return b""
+            return 0
         with _transfer_errors(self.url):
-            part = self._response.read1(min(limit, SLICE))
-            self._taken += len(part)
-            if not part and self._taken < (self.length or 0):
+            count = self._chunked_into(room) if self._response.chunked else self._plain_into(room)
+            self._taken += count
+            if not count and self._taken < (self.length or 0):
                 raise ConnectionResetError("cut inside the body")
-        if len(part) > limit:
-            raise self.breach("sends chunks that make no sense")
-        self.is_complete = not part or self._taken == self.length
-        return part
+        self.is_complete = not count or self._taken == self.length
+        return count
+
+    def _plain_into(self, room: memoryview) -> int:
+        # Past http.client, which would allocate and copy once more; its own account of the body
+        # is void from here on, and `finish` ends it.
+        limit = len(room) if self.length is None else self.length - self._taken
+        return self._stream.readinto1(room[:limit])
+
+    def _chunked_into(self, room: memoryview) -> int:
+        part = self._response.read1(min(len(room), SLICE))
+        # A chunk of negative size makes this too long for the room, and that a ValueError.
+        room[: len(part)] = part
+        return len(part)
+
+    def skip(self, count: int) -> bool:
+        """Read `count` bytes for nothing. False when the body ends before. Raises likewise."""
+        waste = memoryview(bytearray(min(count, SLICE)))
+        while count:
+            came = self.read_into(waste[:count])
+            if not came:
+                return False
+            count -= came
+        return True
 
     def finish(self) -> None:
         """Let go of the body; a short rest of it is read, so that the connection can be kept."""
         has_end = bool(self._response.chunked) or self.length is not None
-        if has_end and (self.length or 0) - self._taken <= _DRAIN:
-            rest = _DRAIN
+        if has_end and not self.is_complete and (self.length or 0) - self._taken <= _DRAIN:
             with suppress(TransferError):
-                while not self.is_complete and rest:
-                    rest -= len(self.read(rest))
+                self.skip(_DRAIN)
         self._response.close()

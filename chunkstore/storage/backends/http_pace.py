@@ -77,13 +77,17 @@ class _PacedReader(io.RawIOBase):
 class PacedSocket:
     """As much of a socket as http.client uses once it is connected."""
 
+    stream: io.BufferedReader
+    """The receiving side, made anew for each reply; http.client reads the head from it."""
+
     def __init__(self, sock: socket.socket, pace: Pace) -> None:
         self._socket = sock
         self._pace = pace
 
     def makefile(self, *_: object) -> io.BufferedReader:
-        """The receiving side."""
-        return io.BufferedReader(_PacedReader(self._socket, self._pace), _BUFFER)
+        """Make the receiving side."""
+        self.stream = io.BufferedReader(_PacedReader(self._socket, self._pace), _BUFFER)
+        return self.stream
 
     def sendall(self, data: bytes) -> None:
         """Send everything."""

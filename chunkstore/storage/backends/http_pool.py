@@ -30,18 +30,19 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._traffic = Traffic()
+        self._requests = self._received = self._retries = 0
 
     def add(self, *, requests: int = 0, received: int = 0, retries: int = 0) -> None:
         """Count what has happened."""
         with self._lock:
-            sums = zip(self._traffic, (requests, received, retries), strict=True)
-            self._traffic = Traffic._make(old + new for old, new in sums)
+            self._requests += requests
+            self._received += received
+            self._retries += retries
 
     def read(self) -> Traffic:
         """The sums so far."""
         with self._lock:
-            return self._traffic
+            return Traffic(self._requests, self._received, self._retries)
 
 
 class Pool:
