@@ -1,8 +1,10 @@
 """Cutting content into chunks by what it holds, so that an insertion moves only its neighbours.
 
-FastCDC (Xia et al., "The Design of Fast Content-Defined Chunking", 2020) from the `fastcdc`
-library. The parameters belong to the store; `docs/decisions/0002-chunker-parameters.md` says why
-the defaults are what they are, and golden cut points in the tests keep the library to its word.
+FastCDC (Xia et al., 2016) in the variant of ronomon/deduplication, which is the one the `fastcdc`
+library has; the 2016 and 2020 papers' own chunkers cut elsewhere. Specified in `docs/format.md`,
+section "Chunk". The parameters belong to the store; `docs/decisions/0002-chunker-parameters.md`
+says why the defaults are what they are, and golden cut points in the tests keep the library to its
+word.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from chunkstore.errors import LocalError, Unsupported
 
-ALGORITHM: Final = "fastcdc-2020"
+ALGORITHM: Final = "fastcdc-ronomon"
 
 
 class Parameters(NamedTuple):

@@ -136,7 +136,8 @@ def _nodes(blob: bytes, depth: int, load: Load) -> Iterator[bytes]:
     if depth:
         for digest, _ in RECORD.iter_unpack(blob):
             yield digest
-            yield from _nodes(read_node(load(digest), depth - 1, digest), depth - 1, load)
+            if depth > 1:  # below are chunks, and the node that lists them need not be read
+                yield from _nodes(read_node(load(digest), depth - 1, digest), depth - 1, load)
 
 
 def read_node(data: bytes, level: int, digest: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 Specified in `docs/format.md`, section "Entry". An `Entry` is a plain tuple so that it *is* its own
 record: encoding, decoding and comparing happen in C, and an image of a million paths costs no
-object beyond the tuple itself (a frozen dataclass would cost eight times the decoding).
+object beyond the tuple itself (`docs/decisions/0003-entry-is-a-tuple.md`).
 
 Promises: `check` lets through only what a tree could honestly hold. Leaves reading the file
 system to `worktree`, and long chunk lists to `chunklist`.

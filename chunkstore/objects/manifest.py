@@ -32,6 +32,11 @@ MAX_LEVEL: Final = 7
 MIN_NODE: Final = 4 * 1024
 MAX_NODE: Final = 48 * 1024
 CUT_MASK: Final = 0x3F
+CUT_BITS: Final = 6
+CUT_LEVELS: Final = 5
+"""Each level looks at other bits of the checksum, as far as they go. A node begins right behind a
+path whose bits were zero below, and a CRC is linear: of names that count up, the next one's bits
+follow from that, so that the same bits would cut an inner level everywhere or nowhere."""
 MAX_NODE_BYTES: Final = MAX_NODE + entries.MAX_ENTRY + 64
 """A node ends once its records reach `MAX_NODE`, so at most one entry more, and the header."""
 
@@ -104,6 +109,11 @@ def check_ref(item: Any, where: str) -> NodeRef:
     raise Corrupt(f"{where}: bad reference to a node", where=where)
 
 
+def _ends_node(path: bytes, level: int) -> bool:
+    """Whether a node of `level`, if it is long enough, ends with the record of `path`."""
+    return crc32(path) >> CUT_BITS * (level % CUT_LEVELS) & CUT_MASK == 0
+
+
 class _Level:
     """The node being filled at one level."""
 
@@ -151,7 +161,7 @@ class Builder:
         state.bytes += len(encoded)
         state.count += count
         state.size += size
-        if state.bytes >= MIN_NODE and (state.bytes >= MAX_NODE or crc32(path) & CUT_MASK == 0):
+        if state.bytes >= MIN_NODE and (state.bytes >= MAX_NODE or _ends_node(path, level)):
             self._close(level)
 
     def _close(self, level: int) -> None:

@@ -1,0 +1,566 @@
+"""Manifests and deltas: shape, order, how little is read, and trees that lie across their nodes.
+
+A tree is modelled by a dict from path to entry. Most tests run with small nodes, so that few
+entries make a deep tree; those that count what is read or written use the real sizes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import cache
+from unittest.mock import patch
+from zlib import crc32
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chunkstore.errors import Corrupt, NotFound
+from chunkstore.objects import manifest
+from chunkstore.objects.chunklist import RECORD
+from chunkstore.objects.delta import diff
+from chunkstore.objects.digest import chunk_digest
+from chunkstore.objects.entry import DIRECTORY, FILE, SYMLINK, Entry
+from chunkstore.objects.manifest import NodeRef
+from chunkstore.objects.names import is_below, sort_key
+from chunkstore.objects.record import encode
+
+Tree = dict[bytes, Entry]
+
+
+class Nodes(dict):
+    """Manifest nodes by digest; counts loads and keeps what was saved."""
+
+    def __init__(self, *others: dict) -> None:
+        super().__init__()
+        for other in others:
+            self.update(other)
+        self.loaded: list[bytes] = []
+        self.saved: list[bytes] = []
+
+    def save(self, data: bytes) -> bytes:
+        digest = chunk_digest(data)
+        self[digest] = data
+        self.saved.append(digest)
+        return digest
+
+    def load(self, digest: bytes) -> bytes:
+        self.loaded.append(digest)
+        return self[digest]
+
+
+def small_nodes() -> ExitStack:
+    """Trees that grow deep with few entries."""
+    stack = ExitStack()
+    for name, value in {"MIN_NODE": 150, "MAX_NODE": 900, "CUT_MASK": 3}.items():
+        stack.enter_context(patch.object(manifest, name, value))
+    return stack
+
+
+def in_order(tree: Tree) -> list[Entry]:
+    return [tree[path] for path in sorted(tree, key=sort_key)]
+
+
+def build(tree: Tree, nodes: Nodes) -> NodeRef:
+    return manifest.build(in_order(tree), nodes.save)
+
+
+NAMES = [b"a", b"b", b"a-", b"a.", b"ab", b"\x01", b"\xff", b"b0", b"~", b"zz", b"a b", b"aa"]
+ROOT = Entry(b"", DIRECTORY, 0o755, 0, 0, 0)
+KINDS = {FILE: 6, DIRECTORY: 0, SYMLINK: 0}
+
+# What is done to a tree: a path, what shall be there, and something to tell entries apart.
+steps = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(NAMES), min_size=1, max_size=4).map(tuple),
+        st.sampled_from([FILE, FILE, FILE, DIRECTORY, SYMLINK, None]),
+        st.integers(0, 5),
+    ),
+    max_size=50,
+)
+
+
+def entry_at(path: bytes, kind: int, mark: int) -> Entry:
+    content = {
+        FILE: RECORD.pack(bytes([mark]) * 32, 6) * (1 + mark),
+        DIRECTORY: b"",
+        SYMLINK: b"to/%d" % mark,
+    }[kind]
+    size = 6 * (1 + mark) if kind == FILE else 0
+    return Entry(path, kind, 0o644, mark, 0, mark, size, content)
+
+
+def done(tree: Tree, todo: Iterable[tuple[tuple[bytes, ...], int | None, int]]) -> Tree:
+    """The tree after all steps, with directories wherever one is needed."""
+    result = dict(tree)
+    for parts, kind, mark in todo:
+        for depth in range(1, len(parts)):
+            above = b"/".join(parts[:depth])
+            if above not in result or result[above].kind != DIRECTORY:
+                result[above] = entry_at(above, DIRECTORY, 0)
+        path = b"/".join(parts)
+        if kind != DIRECTORY:
+            result = {other: item for other, item in result.items() if not is_below(other, path)}
+        if kind is None:
+            result.pop(path, None)
+        else:
+            result[path] = entry_at(path, kind, mark)
+    return result
+
+
+trees = steps.map(lambda todo: done({b"": ROOT}, todo))
+pairs = st.tuples(steps, steps).map(
+    lambda both: (done({b"": ROOT}, both[0]), done({b"": ROOT}, [*both[0], *both[1]]))
+)
+
+
+def changes_between(old: Tree, new: Tree, *, terse: bool) -> list[manifest.Change]:
+    """What makes `new` of `old`; terse leaves out what goes with a directory above it."""
+    found = []
+    gone = None
+    for path in sorted(old.keys() | new.keys(), key=sort_key):
+        if old.get(path) == new.get(path):
+            continue
+        target = new.get(path)
+        if terse and target is None and gone is not None and is_below(path, gone):
+            continue
+        if target is None or target.kind != DIRECTORY:
+            gone = path
+        found.append((path, target))
+    return found
+
+
+@given(trees)
+def test_walk_gives_what_was_built_in_order(tree):
+    nodes = Nodes()
+    with small_nodes():
+        root = build(tree, nodes)
+    found = list(manifest.walk(root, nodes.load))
+    assert found == in_order(tree)
+    assert (root.first, root.entries) == (b"", len(tree))
+    assert root.size == sum(item.size for item in tree.values())
+
+
+@given(trees)
+def test_walk_below_gives_that_part(tree):
+    nodes = Nodes()
+    with small_nodes():
+        root = build(tree, nodes)
+    for path, item in tree.items():
+        expected = [
+            other for other in in_order(tree) if other.path == path or is_below(other.path, path)
+        ]
+        assert list(manifest.walk(root, nodes.load, path)) == expected
+        assert manifest.find(root, path, nodes.load) == item
+
+
+@given(trees, st.lists(st.sampled_from([*NAMES, b"0", b"zzz"]), min_size=1, max_size=5))
+def test_what_is_not_there_is_not_found(tree, parts):
+    path = b"/".join(parts)
+    nodes = Nodes()
+    with small_nodes():
+        root = build(tree, nodes)
+    if path in tree:
+        assert manifest.find(root, path, nodes.load) == tree[path]
+    else:
+        with pytest.raises(NotFound):
+            manifest.find(root, path, nodes.load)
+        with pytest.raises(NotFound):
+            list(manifest.walk(root, nodes.load, path))
+
+
+@settings(max_examples=200)
+@given(pairs, st.booleans())
+def test_editing_gives_the_tree_that_building_gives(pair, terse):
+    old, new = pair
+    with small_nodes():
+        nodes = Nodes()
+        root = build(old, nodes)
+        built = Nodes()
+        expected = build(new, built)
+        nodes.loaded.clear()
+        found = manifest.edit(root, changes_between(old, new, terse=terse), nodes.load, nodes.save)
+    assert found == expected
+    assert built.keys() <= nodes.keys()
+    # No node is read twice.
+    assert len(nodes.loaded) == len(set(nodes.loaded))
+
+
+@given(trees, st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=5))
+def test_changes_that_change_nothing(tree, picked):
+    """Naming an entry as it is, or a path that is not there, gives the same tree."""
+    changes: dict[bytes, Entry | None] = {b"gone-" + name: None for name, _ in picked}
+    changes |= {name: tree[name] for name, keep in picked if name in tree and keep}
+    with small_nodes():
+        nodes = Nodes()
+        root = build(tree, nodes)
+        ordered = sorted(changes.items(), key=lambda change: sort_key(change[0]))
+        assert manifest.edit(root, ordered, nodes.load, nodes.save) == root
+
+
+@settings(max_examples=200)
+@given(pairs)
+def test_diff_is_the_difference_of_the_dicts(pair):
+    old, new = pair
+    with small_nodes():
+        nodes = Nodes()
+        before, after = build(old, nodes), build(new, nodes)
+    paths = sorted(old.keys() | new.keys(), key=sort_key)
+    expected = [(old.get(p), new.get(p)) for p in paths if old.get(p) != new.get(p)]
+    assert list(diff(before, after, nodes.load)) == expected
+    # At worst every node of both is read, each once.
+    assert all(nodes.loaded.count(digest) <= 2 for digest in nodes.loaded)
+    assert list(diff(after, before, nodes.load)) == [(b, a) for a, b in expected]
+
+
+@given(trees)
+def test_diff_with_nothing_is_everything(tree):
+    nodes = Nodes()
+    with small_nodes():
+        root = build(tree, nodes)
+    assert list(diff(None, root, nodes.load)) == [(None, item) for item in in_order(tree)]
+    assert list(diff(root, None, nodes.load)) == [(item, None) for item in in_order(tree)]
+    assert list(diff(None, None, nodes.load)) == []
+    nodes.loaded.clear()
+    assert list(diff(root, root, nodes.load)) == []
+    assert nodes.loaded == []
+
+
+def built_by_the_document(tree: Tree, nodes: Nodes) -> NodeRef:
+    """A manifest as `docs/format.md` words it: level by level, each cut as a whole."""
+    level = 0
+    items = [(item.path, encode(item), 1, item.size) for item in in_order(tree)]
+    while True:
+        refs = []
+        node: list[tuple[bytes, bytes, int, int]] = []
+        for number, item in enumerate(items):
+            node.append(item)
+            length = sum(len(data) for _, data, _, _ in node)
+            is_cut = length >= manifest.MIN_NODE and (
+                length >= manifest.MAX_NODE
+                or (crc32(item[0]) >> 6 * (level % 5)) & manifest.CUT_MASK == 0
+            )
+            if is_cut or number == len(items) - 1:
+                head = encode((1, level, (None,) * len(node)))
+                head = head[: len(head) - len(node)]
+                data = head + b"".join(data for _, data, _, _ in node)
+                entries = sum(count for _, _, count, _ in node)
+                size = sum(size for _, _, _, size in node)
+                refs.append(NodeRef(node[0][0], nodes.save(data), len(data), entries, size))
+                node = []
+        if len(refs) == 1:
+            return refs[0]
+        items = [(ref.first, encode(ref), ref.entries, ref.size) for ref in refs]
+        level += 1
+
+
+@given(trees)
+def test_the_tree_is_the_one_the_document_describes(tree):
+    with small_nodes():
+        nodes, plain = Nodes(), Nodes()
+        assert build(tree, nodes) == built_by_the_document(tree, plain)
+        assert nodes == plain
+
+
+@cache
+def large() -> tuple[Tree, Nodes, NodeRef]:
+    """An image of 30,000 paths of about the size that real ones have."""
+    source = random.Random(1)
+    tree = {b"": ROOT}
+    for folder in range(600):
+        above = b"usr/share/package-%03d" % folder
+        for path in (b"usr", b"usr/share", above):
+            tree[path] = entry_at(path, DIRECTORY, 0)
+        for number in range(49):
+            path = above + b"/file-%02d.so" % number
+            content = RECORD.pack(source.randbytes(32), 6)
+            tree[path] = Entry(path, FILE, 0o644, 0, 0, source.getrandbits(60), 6, content)
+    nodes = Nodes()
+    return tree, nodes, build(tree, nodes)
+
+
+def levels(root: NodeRef, nodes: Nodes) -> int:
+    return manifest.read_node(root, nodes[root.digest]).level + 1
+
+
+def test_a_large_tree_has_nodes_of_the_right_size():
+    tree, nodes, root = large()
+    assert 29_000 < len(tree) < 31_000
+    assert levels(root, nodes) == 3
+    mean = sum(map(len, nodes.values())) / len(nodes)
+    assert 8_000 < mean < 14_000
+    assert max(map(len, nodes.values())) <= manifest.MAX_NODE + 1024
+
+
+SMALL_CHANGES = {
+    "content in the middle": [(b"usr/share/package-300/file-20.so", "changed")],
+    "first entry": [(b"", "changed")],
+    "last entry": [(b"usr/share/package-599/file-48.so", "changed")],
+    "a new file": [(b"usr/share/package-300/file-20.so.1", "new")],
+    "a new first file": [(b"aaa", "new")],
+    "a new last file": [(b"zzz", "new")],
+    "a file less": [(b"usr/share/package-123/file-07.so", None)],
+    "the last file less": [(b"usr/share/package-599/file-48.so", None)],
+    "a directory less": [(b"usr/share/package-123", None)],
+}
+
+
+@pytest.mark.parametrize("name", SMALL_CHANGES)
+def test_a_small_change_reads_and_writes_few_nodes(name):
+    tree, stored, root = large()
+    changes: list[manifest.Change] = []
+    changed = dict(tree)
+    for path, what in SMALL_CHANGES[name]:
+        if what is None:
+            changes.append((path, None))
+            for other in [p for p in changed if p == path or is_below(p, path)]:
+                del changed[other]
+        else:
+            old = tree.get(path) or Entry(path, FILE, 0o644, 0, 0, 0)
+            changed[path] = old._replace(mtime=1, uid=77)
+            changes.append((path, changed[path]))
+    nodes = Nodes(stored)
+    found = manifest.edit(root, changes, nodes.load, nodes.save)
+    assert found == build(changed, Nodes())
+    height = levels(root, nodes)
+    # One node per level, and neighbours where a cut point came or went.
+    assert len(set(nodes.saved) - stored.keys()) <= height + 4
+    assert len(nodes.loaded) <= 2 * height + 4
+    nodes.loaded.clear()
+    assert len(list(diff(root, found, nodes.load))) == len(
+        [p for p in tree.keys() | changed.keys() if tree.get(p) != changed.get(p)]
+    )
+    assert len(nodes.loaded) <= 2 * height + 8
+    assert not set(nodes.loaded) & below(root, nodes) & below(found, nodes)
+
+
+def below(root: NodeRef, nodes: Nodes) -> set[bytes]:
+    """The digests of a tree's nodes."""
+    found = {root.digest}
+    node = manifest.read_node(root, nodes[root.digest])
+    if node.level:
+        for child in node.records:
+            found |= below(child, nodes)
+    return found
+
+
+@pytest.mark.parametrize("counts", [(3_000, 60_000), (3_000, 30), (200, 60_000), (30_000, 60_000)])
+def test_diff_of_trees_of_other_heights_reads_nothing_they_share(counts):
+    nodes = Nodes()
+    roots = []
+    for count in counts:
+        items = (Entry(b"%06d" % number, FILE, 0o644, 0, 0, 0) for number in range(count))
+        roots.append(manifest.build([ROOT, *items], nodes.save))
+    one, other = roots
+    shared = below(one, nodes) & below(other, nodes)
+    assert len(list(diff(one, other, nodes.load))) == abs(counts[0] - counts[1])
+    assert not set(nodes.loaded) & shared
+    assert len(nodes.loaded) == len(below(one, nodes) ^ below(other, nodes))
+
+
+def test_insertions_cost_one_node_per_level_on_average():
+    tree, stored, root = large()
+    source = random.Random(3)
+    written = 0
+    for path in source.sample([path for path in tree if path.endswith(b".so")], 60):
+        nodes = Nodes(stored)
+        new = Entry(path + b"-new", FILE, 0o644, 0, 0, 0)
+        manifest.edit(root, [(new.path, new)], nodes.load, nodes.save)
+        written += len(set(nodes.saved) - stored.keys())
+    assert written / 60 < levels(root, stored) + 0.5
+
+
+def test_names_that_count_up_do_not_spoil_the_inner_levels():
+    """With the same bits on all levels, none of these inner nodes would end before its limit."""
+    nodes = Nodes()
+    items = (Entry(b"%06d" % number, FILE, 0o644, 0, 0, 0) for number in range(60_000))
+    root = manifest.build([ROOT, *items], nodes.save)
+    assert levels(root, nodes) == 3
+    inner = [ref.length for ref in manifest.read_node(root, nodes[root.digest]).records]
+    assert len(inner) >= 3
+    assert max(inner) < manifest.MAX_NODE * 2 // 3
+
+
+def test_find_reads_one_node_per_level():
+    _, nodes, root = large()
+    for path in (b"", b"usr/share/package-300/file-20.so", b"usr/share/package-599/file-48.so"):
+        nodes.loaded.clear()
+        manifest.find(root, path, nodes.load)
+        assert len(nodes.loaded) == levels(root, nodes)
+
+
+def test_no_changes_read_nothing():
+    _, nodes, root = large()
+    nodes.loaded.clear()
+    assert manifest.edit(root, [], nodes.load, nodes.save) == root
+    assert nodes.loaded == []
+
+
+def test_random_edits_of_a_large_tree():
+    tree, stored, root = large()
+    source = random.Random(2)
+    nodes = Nodes(stored)
+    paths = sorted(tree, key=sort_key)
+    for count in (1, 30, 1000):
+        changed = dict(tree)
+        for path in source.sample(paths[4:], count):
+            what = source.randrange(3)
+            if what == 0:
+                changed = {p: e for p, e in changed.items() if p != path and not is_below(p, path)}
+            elif what == 1 and path in changed:
+                changed[path] = changed[path]._replace(mtime=source.getrandbits(40))
+            elif path.rpartition(b"/")[0] in changed:
+                fresh = path + b"~"
+                changed[fresh] = Entry(fresh, FILE, 0o644, 0, 0, count)
+        edits = changes_between(tree, changed, terse=True)
+        found = manifest.edit(root, edits, nodes.load, nodes.save)
+        assert found == build(changed, nodes)
+        assert [(a or b).path for a, b in diff(root, found, nodes.load)] == [
+            path for path, _ in changes_between(tree, changed, terse=False)
+        ]
+
+
+def test_an_entry_larger_than_allowed_is_refused():
+    xattrs = tuple((b"user.%03d" % number, bytes(64 * 1024)) for number in range(9))
+    item = Entry(b"a", FILE, 0o644, 0, 0, 0, xattrs=xattrs)
+    with pytest.raises(Corrupt, match="metadata"):
+        manifest.build([ROOT, item], Nodes().save)
+
+
+def test_the_largest_node_is_read_again():
+    """All that fits before the cut, and the largest entry behind it."""
+    xattrs = tuple((b"user.%03d" % number, bytes(64 * 1024)) for number in range(7))
+    full = Entry(b"z", FILE, 0o644, 0, 0, 0, xattrs=(*xattrs, (b"user.rest", bytes(65_000))))
+    assert 510_000 < len(encode(full)) <= 512 * 1024
+    nodes = Nodes()
+    with patch.object(manifest, "CUT_MASK", 0xFFFFFFFF):
+        small = [Entry(b"a%04d" % number, FILE, 0o644, 0, 0, 0) for number in range(1750)]
+        root = manifest.build([ROOT, *small, full], nodes.save)
+    assert max(map(len, nodes.values())) > manifest.MAX_NODE + 490_000
+    assert max(map(len, nodes.values())) <= manifest.MAX_NODE_BYTES
+    assert [item.path for item in manifest.walk(root, nodes.load)][-1] == b"z"
+
+
+def test_a_manifest_has_entries():
+    with pytest.raises(Corrupt, match="without entries"):
+        manifest.build([], Nodes().save)
+
+
+def test_sizes_that_do_not_fit_into_a_record_are_a_declared_error():
+    huge = [Entry(b"%d" % number, FILE, 0o644, 0, 0, 0, 2**63 - 1) for number in range(3)]
+    with pytest.raises(Corrupt, match="recorded"):
+        manifest.build([ROOT, *huge], Nodes().save)
+
+
+# Trees whose nodes are each well-formed, and agree with their references, and still lie.
+
+LIES = Nodes()
+
+
+def node_of(level: int, *records) -> NodeRef:
+    """A node of entries or references, and the reference that fits it."""
+    data = encode((1, level, records))
+    entries = sum(item.entries for item in records) if level else len(records)
+    size = sum(item.size for item in records)
+    return NodeRef(records[0][0], LIES.save(data), len(data), entries, size)
+
+
+def file(path: bytes) -> Entry:
+    return entry_at(path, FILE, 1)
+
+
+def leaf(*paths: bytes) -> NodeRef:
+    return node_of(0, *(ROOT if not path else file(path) for path in paths))
+
+
+def chain(length: int) -> NodeRef:
+    """Nodes that all say to be of level 3, each the only child of the one before."""
+    ref = leaf(b"", b"a")
+    for _ in range(length):
+        ref = node_of(3, ref)
+    return ref
+
+
+def liars() -> dict[str, tuple[NodeRef, str]]:
+    good = leaf(b"", b"a", b"b")
+    return {
+        "leaf below level 2": (node_of(2, good), "level 0"),
+        "level 1 below level 1": (node_of(1, node_of(1, good)), "level 1"),
+        "level 7 below level 1": (node_of(1, node_of(7, good)), "level 7"),
+        "deep chain of one level": (chain(3000), "level 3"),
+        "leaf that reaches into the next": (
+            node_of(1, leaf(b"", b"a", b"z"), leaf(b"b", b"c")),
+            "next node",
+        ),
+        "path in two leaves": (node_of(1, leaf(b"", b"a", b"b"), leaf(b"b", b"c")), "next node"),
+        "leaf that reaches into its cousin": (
+            node_of(2, node_of(1, leaf(b"", b"a"), leaf(b"b", b"z")), node_of(1, leaf(b"c"))),
+            "next node",
+        ),
+        "inner node that reaches into the next": (
+            node_of(2, node_of(1, leaf(b"", b"a"), leaf(b"d")), node_of(1, leaf(b"c"))),
+            "next node",
+        ),
+        "child with another count": (node_of(1, good._replace(entries=4)), "reference says"),
+        "child with another size": (node_of(1, good._replace(size=1)), "reference says"),
+        "child that begins elsewhere": (node_of(1, good._replace(first=b"a")), "reference says"),
+        "child of another length": (
+            node_of(1, good._replace(length=good.length - 1)),
+            "bytes, not",
+        ),
+        "grandchild with another count": (
+            node_of(2, node_of(1, good._replace(entries=2**40))),
+            "reference says",
+        ),
+        "root with another count": (node_of(1, good)._replace(entries=5), "reference says"),
+    }
+
+
+@pytest.mark.parametrize("name", liars())
+def test_trees_that_lie_are_seen_by_every_reader(name):
+    root, says = liars()[name]
+    honest = node_of(0, ROOT._replace(mtime=5))
+    everything = [(path, None) for path in (b"a", b"b", b"c", b"d", b"z")]
+    readers = {
+        "walk": lambda: list(manifest.walk(root, LIES.load)),
+        "diff of nothing": lambda: list(diff(None, root, LIES.load)),
+        "diff to nothing": lambda: list(diff(root, None, LIES.load)),
+        "diff with another": lambda: list(diff(honest, root, LIES.load)),
+        "edit": lambda: manifest.edit(root, everything, LIES.load, LIES.save),
+    }
+    for reader in readers.values():
+        with pytest.raises(Corrupt) as caught:
+            reader()
+        assert type(caught.value) is Corrupt
+        assert says in str(caught.value)
+
+
+LINK = entry_at(b"a", SYMLINK, 1)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        (ROOT, file(b"a"), file(b"a/b")),
+        (ROOT, LINK, file(b"a/b")),
+        (ROOT, file(b"a/b")),
+        (ROOT, entry_at(b"a", DIRECTORY, 0), file(b"a/b/c")),
+        (ROOT, entry_at(b"a", DIRECTORY, 0), file(b"a-"), file(b"b/c")),
+        (ROOT, entry_at(b"a", DIRECTORY, 0), file(b"a/b"), file(b"a/b/c")),
+        (ROOT, entry_at(b"a", DIRECTORY, 0), entry_at(b"a/b", DIRECTORY, 0), file(b"ab/c")),
+    ],
+    ids=["in a file", "through a link", "in nothing", "deeper", "beside", "in a file deeper", "ab"],
+)
+def test_walk_refuses_what_lies_in_no_directory(records):
+    root = node_of(0, *records)
+    with pytest.raises(Corrupt, match="not a directory"):
+        list(manifest.walk(root, LIES.load))
+
+
+def test_walk_refuses_what_lies_in_a_file_below_a_part_too():
+    root = node_of(0, ROOT, LINK, file(b"a/b"))
+    with pytest.raises(Corrupt, match="not a directory"):
+        list(manifest.walk(root, LIES.load, b"a"))
+    assert list(manifest.walk(root, LIES.load, b"a/b")) == [file(b"a/b")]
