@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +27,6 @@ from chunkstore.objects.entry import Entry, change_letter
 from chunkstore.objects.manifest import Change, NodeRef
 from chunkstore.objects.names import BASE, LATEST, STATE_DIR, Spec, check_name, printable
 from chunkstore.progress import Progress, Unwatched
-from chunkstore.storage import layout
 from chunkstore.storage.repository import Resolved
 from chunkstore.storage.store import Store
 from chunkstore.storage.writer import ChunkWriter, Written
@@ -96,8 +97,13 @@ def commit(
         Directory(directory) as tree,
         store.writer() as writer,
     ):
-        worktree = _Worktree(store, image, tree, excludes, now, progress or Unwatched())
-        return worktree.commit(writer, message, tags)
+        # Only the holder of the lock writes to the spool, and what is left there is swept.
+        spool = os.path.join(store.local, "spool")
+        worktree = _Worktree(store, image, tree, excludes, now, progress or Unwatched(), spool)
+        try:
+            return worktree.commit(writer, message, tags)
+        finally:
+            worktree.cache.abandon()
 
 
 def status(
@@ -105,8 +111,11 @@ def status(
 ) -> tuple[list[delta.Difference], list[Remark]]:
     """What a commit would record, and what it would warn of; writes nothing."""
     with local_errors("can't look at the worktree"), Directory(directory) as tree:
-        worktree = _Worktree(store, image, tree, excludes, now, Unwatched())
-        return worktree.status()
+        worktree = _Worktree(store, image, tree, excludes, now, Unwatched(), None)
+        try:
+            return worktree.status()
+        finally:
+            worktree.cache.abandon()
 
 
 class _Stored:
@@ -154,6 +163,7 @@ class _Worktree:
         excludes: Iterable[bytes],
         now: int,
         progress: Progress,
+        spool: str | None,
     ) -> None:
         self.store = store
         self.image = image
@@ -167,7 +177,8 @@ class _Worktree:
             self.parent: Resolved | None = store.resolve(Spec(image, LATEST, 0))
         except NotFound:
             self.parent = None
-        self.cache = WorktreeCache(os.path.join(store.local, "worktrees", f"{image}.cache"))
+        path = os.path.join(store.local, "worktrees", f"{image}.cache")
+        self.cache = WorktreeCache(path, spool=spool)
         is_known = self.parent is not None and self.cache.load(self._identity(self.parent.id))
         self.base = self.parent.version.root if self.parent is not None and is_known else None
         self.scan = Scan(tree, self.cache, self.excludes, now=now)
@@ -198,7 +209,9 @@ class _Worktree:
             version_id = self.store.publish(
                 self.image, version, uses, tags=[*first, *tags], now=self.now
             )
-        self._remember(version_id)
+        # The version stands, whatever becomes of the cache: without one, the next commit reads all.
+        with suppress(OSError, LocalError):
+            self._remember(version_id)
         return CommitReport(
             version=Resolved(version_id, self.store.version(version_id)),
             is_new=bool(written.packs) or self.parent is None or version_id != self.parent.id,
@@ -213,30 +226,23 @@ class _Worktree:
 
     def status(self) -> tuple[list[delta.Difference], list[Remark]]:
         sink = _Weighed()
-        try:
-            with self.store.chunks() as chunks:
+        with self.store.chunks() as chunks:
 
-                def load(digest: bytes) -> bytes:
-                    return sink.nodes.get(digest) or chunks.get(digest)
+            def load(digest: bytes) -> bytes:
+                return sink.nodes.get(digest) or chunks.get(digest)
 
-                root = self._manifest(load, sink)
-                self._raise_errors()
-                old = self.parent.version.root if self.parent is not None else None
-                return list(delta.diff(old, root, load)), self.scan.report.warnings
-        finally:
-            self.cache.abandon()
+            root = self._manifest(load, sink)
+            self._raise_errors()
+            old = self.parent.version.root if self.parent is not None else None
+            return list(delta.diff(old, root, load)), self.scan.report.warnings
 
     def _manifest(self, load: manifest.Load, sink: Sink) -> NodeRef:
         """Scan and capture; the manifest of what is there."""
-        try:
-            changes = self._changes(sink)
-            if self.base is not None:
-                return manifest.edit(self.base, changes, load, sink.store_node)
-            entries = (entry for _, entry in changes if entry is not None)
-            return manifest.build(entries, sink.store_node)
-        except BaseException:
-            self.cache.abandon()
-            raise
+        changes = self._changes(sink)
+        if self.base is not None:
+            return manifest.edit(self.base, changes, load, sink.store_node)
+        entries = (entry for _, entry in changes if entry is not None)
+        return manifest.build(entries, sink.store_node)
 
     def _changes(self, sink: Sink) -> Iterator[Change]:
         for item in self.scan:
@@ -246,6 +252,10 @@ class _Worktree:
             try:
                 entry: Entry | None = capture(item, self.parameters, sink)
             except Vanished:
+                if stat.S_ISDIR(item.status.st_mode):
+                    # What is in it may be found all the same, and would have no parent.
+                    self.scan.report.errors.append((item.path, "vanished while it was looked at"))
+                    continue
                 entry = None
             except Unsteady as error:
                 self.unsteady.append(item.path)
@@ -260,7 +270,6 @@ class _Worktree:
         errors = self.scan.report.errors
         if not errors:
             return
-        self.cache.abandon()
         shown = "; ".join(f"{printable(path)}: {reason}" for path, reason in errors[:_SHOWN_ERRORS])
         more = f" (and {len(errors) - _SHOWN_ERRORS} more)" if len(errors) > _SHOWN_ERRORS else ""
         raise LocalError(f"can't read all of the worktree, nothing was recorded: {shown}{more}")
@@ -280,10 +289,7 @@ class _Worktree:
         if self.parent is not None and self.base is not None:
             uses += [use for use in _locate(self.store, self.parent.id) if use.pack not in named]
             named = {use.pack for use in uses}
-        for pack_id in sorted(reused - named):
-            sizes = (self.store.reader.size(name(pack_id)) for name in (layout.pack, layout.index))
-            uses.append(PackUse(pack_id, *sizes))
-        return uses
+        return uses + [self.store.pack_use(pack_id) for pack_id in sorted(reused - named)]
 
     def _remember(self, version_id: bytes) -> None:
         same = self.parent is not None and self.base is not None and version_id == self.parent.id
@@ -311,9 +317,6 @@ def _locate(store: Store, version_id: bytes) -> list[PackUse]:
     try:
         return store.locate(version_id)
     except ChunkstoreError:
-        # A lost hint is made good by naming every pack: gc will write an exact one.
-        packs = (
-            PackUse(pack_id, store.reader.size(layout.pack(pack_id)), 1)
-            for pack_id in store.packs()
-        )
-        return list(packs)
+        # A lost hint is made good by naming every pack that may be relied on: gc will write an
+        # exact one.
+        return [store.pack_use(pack_id) for pack_id in sorted(store.catalog.packs)]

@@ -4,29 +4,32 @@ A cache in SQLite and nothing else: whatever it says is checked by digest when t
 and deleting it loses nothing, because every pack carries its own index. A store keeps one for its
 packs, a node one for the packs it has heard of. Damage is met by starting again from nothing.
 
-One thread uses a catalog. Memory is SQLite's page cache, whatever the number of chunks.
+One thread uses a catalog; several processes may share its file. Memory is SQLite's page cache,
+whatever the number of chunks.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from chunkstore.errors import LocalError
 from chunkstore.objects.pack import Index
 
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE pack (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
 CREATE TABLE frame (number INTEGER PRIMARY KEY, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
     stored INTEGER NOT NULL, raw INTEGER NOT NULL, codec INTEGER NOT NULL);
-CREATE TABLE chunk (digest BLOB PRIMARY KEY, frame INTEGER NOT NULL, offset INTEGER NOT NULL,
-    length INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE chunk (digest BLOB NOT NULL, frame INTEGER NOT NULL, offset INTEGER NOT NULL,
+    length INTEGER NOT NULL, PRIMARY KEY (digest, frame)) WITHOUT ROWID;
 """
+_DAMAGE: Final = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""What SQLite says of a file that is broken; a missing table is a plain error."""
 _BATCH: Final = 500
 _SELECT: Final = """
 SELECT chunk.digest, pack.id, frame.offset, frame.stored, frame.raw, frame.codec,
@@ -35,10 +38,14 @@ FROM chunk JOIN frame ON frame.number = chunk.frame JOIN pack ON pack.number = f
 WHERE chunk.digest IN (%s)
 """
 _SELECT_PACKS: Final = """
-SELECT chunk.digest, pack.id
+SELECT chunk.digest, pack.id, chunk.length
 FROM chunk JOIN frame ON frame.number = chunk.frame JOIN pack ON pack.number = frame.pack
 WHERE chunk.digest IN (%s)
 """
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGE
 
 
 class FramePlace(NamedTuple):
@@ -60,18 +67,23 @@ class Place(NamedTuple):
 
 
 class Catalog:
-    """Learns indexes, answers where chunks lie. `path` None keeps it in memory."""
+    """Learns indexes, answers where chunks lie.
+
+    `path` None keeps it in memory, an empty one in a temporary file that goes when it is closed.
+    A chunk may lie in several packs, so that forgetting one pack leaves the others' places.
+    """
 
     def __init__(self, path: str | None) -> None:
         self._path = path
         try:
             self._open()
-        except sqlite3.DatabaseError:
-            self.reset()
+        except sqlite3.DatabaseError as error:
+            self._start_again(error)
 
     def _open(self) -> None:
+        where = ":memory:" if self._path is None else self._path
         try:
-            self._database = sqlite3.connect(self._path or ":memory:", isolation_level=None)
+            self._database = sqlite3.connect(where, isolation_level=None)
         except sqlite3.OperationalError as error:
             raise LocalError(f"can't open the catalog {self._path}: {error}") from error
         # A write-ahead log without a sync per transaction may lose the last packs learnt in a
@@ -97,11 +109,20 @@ class Catalog:
     def reset(self) -> None:
         """Forget everything, and get rid of a damaged file."""
         self.close()
-        if self._path is not None:
+        if self._path:
             for suffix in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
                     os.unlink(self._path + suffix)
         self._open()
+
+    def _start_again(self, error: sqlite3.DatabaseError) -> None:
+        """Meet damage with an empty catalog. Raises `LocalError` for any other trouble.
+
+        A file that another process has open must not be taken from under it for being locked.
+        """
+        if not _is_damage(error):
+            raise LocalError(f"can't use the catalog {self._path}: {error}") from error
+        self.reset()
 
     def close(self) -> None:
         """Close the database; the catalog can't be used afterwards."""
@@ -113,78 +134,135 @@ class Catalog:
         """The packs whose index it has learnt."""
         return frozenset(self._packs)
 
-    def learn(self, pack: bytes, index: Index) -> None:
-        """Take in the index of a pack. Chunks it knew elsewhere keep their place."""
-        if pack in self._packs:
-            return
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         run = self._database.execute
-        run("BEGIN IMMEDIATE")
         try:
-            number = run("INSERT INTO pack (id) VALUES (?)", (pack,)).lastrowid
-            first = run("SELECT coalesce(max(number), 0) + 1 FROM frame").fetchone()[0]
-            self._database.executemany(
-                "INSERT INTO frame VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    (first + position, number, frame.offset, frame.stored, frame.raw, frame.codec)
-                    for position, frame in enumerate(index.frames)
-                ),
-            )
-            self._database.executemany(
-                "INSERT OR IGNORE INTO chunk VALUES (?, ?, ?, ?)",
-                (
-                    (digest, first + frame, offset, length)
-                    for digest, frame, offset, length in index.places()
-                ),
-            )
+            run("BEGIN IMMEDIATE")
+            yield
             run("COMMIT")
-        except sqlite3.IntegrityError:
-            # Another process has learnt the same pack in the meantime.
-            run("ROLLBACK")
-        except BaseException:
+        except BaseException as error:
             if self._database.in_transaction:
                 run("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+                raise LocalError(f"can't write the catalog {self._path}: {error}") from error
             raise
+
+    def _change(self, action: Callable[[], None]) -> None:
+        """Do it at once or not at all; when the file turns out damaged, again on an empty one."""
+        try:
+            with self._transaction():
+                action()
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            self._start_again(error)
+            with self._transaction():
+                action()
+
+    def learn(self, pack: bytes, index: Index, *, without: Collection[bytes] = ()) -> None:
+        """Take in the index of a pack, all of it but the chunks named by `without`."""
+        if pack in self._packs:
+            return
+        # An integrity error says that another process has learnt the same pack in the meantime.
+        with suppress(sqlite3.IntegrityError):
+            self._change(lambda: self._insert(pack, index, without))
         self._packs.add(pack)
+
+    def _insert(self, pack: bytes, index: Index, without: Collection[bytes] = ()) -> None:
+        run = self._database.execute
+        number = run("INSERT INTO pack (id) VALUES (?)", (pack,)).lastrowid
+        first = run("SELECT coalesce(max(number), 0) + 1 FROM frame").fetchone()[0]
+        self._database.executemany(
+            "INSERT INTO frame VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (first + position, number, frame.offset, frame.stored, frame.raw, frame.codec)
+                for position, frame in enumerate(index.frames)
+            ),
+        )
+        self._database.executemany(
+            "INSERT OR IGNORE INTO chunk VALUES (?, ?, ?, ?)",
+            (
+                (digest, first + frame, offset, length)
+                for digest, frame, offset, length in index.places()
+                if digest not in without
+            ),
+        )
 
     def forget(self, packs: Collection[bytes]) -> None:
         """Drop all places in these packs."""
         if not packs:
             return
-        run = self._database.execute
-        run("BEGIN IMMEDIATE")
-        for pack in packs:
-            row = run("SELECT number FROM pack WHERE id = ?", (pack,)).fetchone()
-            if row is not None:
-                run(
-                    "DELETE FROM chunk WHERE frame IN (SELECT number FROM frame WHERE pack = ?)",
-                    row,
-                )
-                run("DELETE FROM frame WHERE pack = ?", row)
-                run("DELETE FROM pack WHERE number = ?", row)
-        run("COMMIT")
+        self._change(lambda: self._delete(packs))
         self._packs.difference_update(packs)
+
+    def _delete(self, packs: Collection[bytes]) -> None:
+        run = self._database.execute
+        run("CREATE TEMPORARY TABLE gone (number INTEGER PRIMARY KEY)")
+        self._database.executemany(
+            "INSERT INTO gone SELECT number FROM pack WHERE id = ?", ((pack,) for pack in packs)
+        )
+        # One pass over the chunks, which are in the order of their digests, for all packs.
+        run(
+            "DELETE FROM chunk WHERE frame IN "
+            "(SELECT number FROM frame WHERE pack IN (SELECT number FROM gone))"
+        )
+        run("DELETE FROM frame WHERE pack IN (SELECT number FROM gone)")
+        run("DELETE FROM pack WHERE number IN (SELECT number FROM gone)")
+        run("DROP TABLE gone")
+
+    def rebuild(self, contents: Iterable[tuple[bytes, Index]]) -> None:
+        """Know these packs and no other, at once: another process sees the old state or the new."""
+        learnt = set()
+        try:
+            with self._transaction():
+                for table in ("chunk", "frame", "pack"):
+                    self._database.execute(f"DELETE FROM {table}")
+                for pack, index in contents:
+                    self._insert(pack, index)
+                    learnt.add(pack)
+        except sqlite3.DatabaseError as error:
+            # It knows nothing now, and whoever misses something has it learn again.
+            self._start_again(error)
+        else:
+            self._packs = learnt
+
+    def _rows(self, query: str, digests: Iterable[bytes]) -> Iterator[tuple[Any, ...]]:
+        rest = iter(digests)
+        while batch := list(islice(rest, _BATCH)):
+            try:
+                rows = self._database.execute(query % ",".join("?" * len(batch)), batch).fetchall()
+            except sqlite3.DatabaseError as error:
+                # It knows nothing now: a reader learns again, a writer stores once more.
+                self._start_again(error)
+                return
+            yield from rows
 
     def places(self, digests: Iterable[bytes]) -> dict[bytes, Place]:
         """Where the chunks lie that it knows of; the others are left out."""
         found: dict[bytes, Place] = {}
         frames: dict[tuple[bytes, int], FramePlace] = {}
-        rest = iter(digests)
-        while batch := list(islice(rest, _BATCH)):
-            marks = ",".join("?" * len(batch))
-            for row in self._database.execute(_SELECT % marks, batch):
-                digest, pack, frame_offset, stored, raw, codec, offset, length = row
-                frame = frames.get((pack, frame_offset))
-                if frame is None:
-                    frame = FramePlace(pack, frame_offset, stored, raw, codec)
-                    frames[pack, frame_offset] = frame
-                found[digest] = Place(frame, offset, length)
+        for row in self._rows(_SELECT, digests):
+            digest, pack, frame_offset, stored, raw, codec, offset, length = row
+            frame = frames.get((pack, frame_offset))
+            if frame is None:
+                frame = FramePlace(pack, frame_offset, stored, raw, codec)
+                frames[pack, frame_offset] = frame
+            found[digest] = Place(frame, offset, length)
         return found
 
     def packs_of(self, digests: Iterable[bytes]) -> dict[bytes, bytes]:
-        """The pack of each of the chunks it knows; the others are left out."""
-        found: dict[bytes, bytes] = {}
-        rest = iter(digests)
-        while batch := list(islice(rest, _BATCH)):
-            marks = ",".join("?" * len(batch))
-            found.update(self._database.execute(_SELECT_PACKS % marks, batch))
+        """A pack of each of the chunks it knows; the others are left out.
+
+        Only packs this object has learnt count. Another process may have put one into the shared
+        file that `gc` has given up since, and a writer must not rely on that.
+        """
+        rows = self._rows(_SELECT_PACKS, digests)
+        return {digest: pack for digest, pack, _ in rows if pack in self._packs}
+
+    def holders(self, digests: Iterable[bytes]) -> dict[bytes, tuple[int, set[bytes]]]:
+        """Length and packs of each of the chunks it knows; the others are left out."""
+        found: dict[bytes, tuple[int, set[bytes]]] = {}
+        for digest, pack, length in self._rows(_SELECT_PACKS, digests):
+            found.setdefault(digest, (length, set()))[1].add(pack)
         return found

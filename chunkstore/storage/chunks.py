@@ -150,6 +150,8 @@ class _Window:
         self.reused = reused
         self.places: dict[bytes, Place] = {}
         self.frames: dict[FramePlace, _Arriving] = {}
+        self.generation = 0
+        """How often the locator had been refreshed when the places were found."""
 
 
 class ChunkReader:
@@ -164,6 +166,7 @@ class ChunkReader:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="chunks")
         self._recent: OrderedDict[FramePlace, _Arriving] = OrderedDict()
         self._recent_bytes = 0
+        self._generation = 0
         self.read = 0
         """Chunks of streams that were read from packs, not reused."""
         self.read_bytes = 0
@@ -187,8 +190,9 @@ class ChunkReader:
         unique = list(dict.fromkeys(digests))
         window = _Window([(digest, 0) for digest in unique], frozenset())
         self._plan(window, unique)
+        window.generation = self._generation
         return {
-            digest: bytes(data) for digest, data in zip(unique, self._drain(window), strict=True)
+            digest: bytes(self._take(window, position)) for position, digest in enumerate(unique)
         }
 
     def stream(self, wanted: Iterable[Wanted], reuse: Reuse | None = None) -> Iterator[memoryview]:
@@ -220,11 +224,12 @@ class ChunkReader:
             return None
         window = _Window(wanted, frozenset(reused))
         self._plan(window, list(needed))
+        window.generation = self._generation
         return window
 
     def _plan(self, window: _Window, digests: list[bytes]) -> None:
         """Find the places of `digests` and set off for the frames that are not on their way."""
-        window.places.update(self._locator.places(digests))
+        window.places.update(self._find(digests))
         needs: dict[FramePlace, list[tuple[bytes, Place]]] = {}
         for digest in digests:
             place = window.places[digest]
@@ -247,6 +252,24 @@ class ChunkReader:
             frame, _ = self._recent.popitem(last=False)
             self._recent_bytes -= frame.raw
 
+    def _find(self, digests: list[bytes]) -> dict[bytes, Place]:
+        try:
+            return self._locator.places(digests)
+        except (NotFound, Corrupt):
+            # The hint, or an index it names, may be of packs that were repacked meanwhile.
+            if not self._refresh():
+                raise
+            return self._locator.places(digests)
+
+    def _refresh(self) -> bool:
+        """Let the locator learn anew; what was fetched from places known before is dropped."""
+        if not self._locator.refresh():
+            return False
+        self._generation += 1
+        self._recent.clear()
+        self._recent_bytes = 0
+        return True
+
     def _fetch(
         self, wanted: Range, needs: dict[FramePlace, list[tuple[bytes, Place]]]
     ) -> dict[FramePlace, _Loaded]:
@@ -266,7 +289,7 @@ class ChunkReader:
                     self._plan(window, [digest])
             if data is None:
                 data = self._take(window, position)
-                if position not in window.reused:
+                if length and position not in window.reused:
                     self.read += 1
                     self.read_bytes += len(data)
             if length and len(data) != length:
@@ -279,12 +302,12 @@ class ChunkReader:
             return self._chunk(window, digest)
         except (NotFound, Corrupt):
             # The pack may have been repacked, or the catalog be wrong: what both say is a hint.
-            if not self._locator.refresh():
+            # The windows looked ahead are of the same mind; one refresh serves them all.
+            if window.generation == self._generation and not self._refresh():
                 raise
-        self._recent.clear()
-        self._recent_bytes = 0
         rest = window.wanted[position:]
         self._plan(window, list({item[0]: None for item in rest if item[0] in window.places}))
+        window.generation = self._generation
         return self._chunk(window, digest)
 
     def _chunk(self, window: _Window, digest: bytes) -> memoryview:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 SETTINGS: Final = "store.json"
@@ -11,6 +12,11 @@ PACKS: Final = "packs/"
 LOCATE: Final = "locate/"
 LOCAL: Final = "local"
 """A directory beside the objects that is never served: catalog, locks, spool, caches."""
+
+PACK_FILE: Final = re.compile(r"packs/(?P<id>[0-9a-f]{64})\.(?P<suffix>pack|idx|torrent)")
+"""A pack and what may stand beside it."""
+VERSION_FILE: Final = re.compile(r"(?:versions|locate)/(?P<id>[0-9a-f]{64})")
+"""A version record or its locate hint."""
 
 
 def ref(image: str) -> str:

@@ -120,15 +120,28 @@ class Repository:
             data = self._document(name, pack.MAX_INDEX, "no index")
             return pack.parse_index(data, name)
         except (NotFound, Corrupt):
-            return pack.parse_index(self.index_in_pack(pack_id), layout.pack(pack_id))
+            return self.own_index(pack_id)
+
+    def own_index(self, pack_id: bytes) -> pack.Index:
+        """What a pack holds by the index it carries itself. Raises `NotFound`, `Corrupt`."""
+        return pack.parse_index(self.index_in_pack(pack_id), layout.pack(pack_id))
 
     def index_in_pack(self, pack_id: bytes) -> bytes:
         """The bytes of the index that a pack carries itself. Raises `NotFound`, `Corrupt`."""
+        _, start, stop = self._extents(pack_id)
+        return self.reader.get(layout.pack(pack_id), start, stop)
+
+    def pack_use(self, pack_id: bytes) -> PackUse:
+        """A pack as locate hints name it. Raises `NotFound`, `Corrupt`."""
+        size, start, stop = self._extents(pack_id)
+        return PackUse(pack_id, size, stop - start)
+
+    def _extents(self, pack_id: bytes) -> tuple[int, int, int]:
+        """The size of a pack, and where in it its index begins and ends."""
         name = layout.pack(pack_id)
         size = self.reader.size(name)
         footer = self.reader.get(name, max(size - pack.FOOTER.size, 0), size)
-        start, stop = pack.index_extent(footer, size, name)
-        return self.reader.get(name, start, stop)
+        return size, *pack.index_extent(footer, size, name)
 
 
 class RemoteLocator:
@@ -168,7 +181,9 @@ class RemoteLocator:
         if not self._unlearnt:
             return False
         pack_id = self._unlearnt.pop()
-        self._catalog.learn(pack_id, self._repository.index(pack_id))
+        # The second time by what the pack itself says: an `.idx` may be whole and of another pack.
+        read = self._repository.own_index if self._refreshed else self._repository.index
+        self._catalog.learn(pack_id, read(pack_id))
         return True
 
     def refresh(self) -> bool:

@@ -2,29 +2,30 @@
 
 Promises: `publish` makes a version reachable only after everything it names is durable, in the
 order packs, indexes, version, locate, ref. Writers hold the store's lock; readers need none.
-The catalog follows the packs that are there, whoever put them.
+The catalog follows the packs that are there, whoever put them. What `gc` has doomed can be read
+until it is deleted, but no writer relies on it, and writing it anew takes it off the list.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 
 from chunkstore import fsio
-from chunkstore.errors import Conflict, NotFound, Usage, local_errors
+from chunkstore.errors import Conflict, Corrupt, NotFound, Usage, local_errors
 from chunkstore.objects import documents
 from chunkstore.objects.chunker import Parameters
 from chunkstore.objects.digest import version_digest
 from chunkstore.objects.documents import PackUse, Ref, Settings, Tag, Version
 from chunkstore.objects.names import LATEST, NAME
-from chunkstore.storage import layout, lock
+from chunkstore.objects.pack import Index
+from chunkstore.storage import doomed, layout, lock
 from chunkstore.storage.backends.local import LocalBackend
 from chunkstore.storage.catalog import Catalog, Place
 from chunkstore.storage.chunks import ChunkReader
-from chunkstore.storage.repository import Repository
+from chunkstore.storage.repository import Repository, Resolved
 from chunkstore.storage.writer import ChunkWriter
 
 PATIENCE = 600.0
@@ -55,6 +56,7 @@ class Store(Repository):
         self.root = root
         self.backend = LocalBackend(root)
         self.local = os.path.join(root, layout.LOCAL)
+        self._doomed_list = os.path.join(self.local, "doomed")
         self._waiting = waiting
         super().__init__(self.backend)
         self._store_id = self.settings.store_id
@@ -70,44 +72,95 @@ class Store(Repository):
         return catalog
 
     def _follow_packs(self, catalog: Catalog) -> None:
-        there = set(self.packs()) - self.doomed()
+        there = set(self.packs()) - self._doomed_packs()
         catalog.forget(catalog.packs - there)
         for pack_id in sorted(there - catalog.packs):
-            catalog.learn(pack_id, self.index(pack_id))
+            # Only by the index in the pack itself. A writer leaves out what the catalog knows, and
+            # an `.idx` of another pack, or of one cut short, would make it leave out what is lost.
+            with suppress(NotFound, Corrupt):
+                catalog.learn(pack_id, self.own_index(pack_id))
+
+    @cached_property
+    def _spare(self) -> Catalog:
+        """Packs no writer may rely on but readers can use: doomed ones, and damaged ones."""
+        catalog = Catalog(None)
+        for pack_id in set(self.packs()) - self.catalog.packs:
+            with suppress(NotFound, Corrupt):
+                catalog.learn(pack_id, self.index(pack_id))
+        return catalog
+
+    def _drop(self, *catalogs: str) -> None:
+        for name in catalogs:
+            catalog = self.__dict__.pop(name, None)
+            if catalog is not None:
+                catalog.close()
 
     def packs(self) -> Iterator[bytes]:
         """The ids of all packs that are there."""
         for name in self.backend.list(layout.PACKS):
-            stem, _, suffix = name.removeprefix(layout.PACKS).partition(".")
-            if suffix == "pack" and len(stem) == 64:
-                yield bytes.fromhex(stem)
+            found = layout.PACK_FILE.fullmatch(name)
+            if found is not None and found["suffix"] == "pack":
+                yield bytes.fromhex(found["id"])
 
-    def doomed(self) -> set[bytes]:
-        """Packs that `gc` has given up and only keeps for pulls under way."""
-        try:
-            with open(os.path.join(self.local, "doomed")) as lines:
-                return {bytes.fromhex(line.split()[0]) for line in lines if line.strip()}
-        except FileNotFoundError:
-            return set()
+    def doomed(self) -> dict[str, int]:
+        """Objects that `gc` has given up and only keeps for pulls under way, and since when."""
+        return doomed.read(self._doomed_list)
+
+    def _doomed_packs(self) -> set[bytes]:
+        found = map(layout.PACK_FILE.fullmatch, self.doomed())
+        return {bytes.fromhex(match["id"]) for match in found if match is not None}
+
+    def doom(self, objects: Mapping[str, int]) -> None:
+        """Replace the list of what is doomed; the caller holds the lock."""
+        if objects == self.doomed():
+            return
+        doomed.write(self._doomed_list, objects)
+        self._drop("_spare")
+        if "catalog" in self.__dict__:
+            self._follow_packs(self.catalog)
+
+    def _revive(self, names: Iterable[str]) -> None:
+        """Take objects off the list, before a ref makes them needed again."""
+        needed = set(names)
+        self.doom({name: since for name, since in self.doomed().items() if name not in needed})
+
+    def history(self, version_id: bytes) -> Iterator[Resolved]:
+        """See `Repository.history`; ends also where `gc` has given up the older ones."""
+        given_up = self.doomed()
+        for found in super().history(version_id):
+            if layout.version(found.id) in given_up:
+                return
+            yield found
 
     def places(self, digests: Iterable[bytes]) -> dict[bytes, Place]:
         """Where all of these chunks lie. Raises `NotFound`."""
         wanted = list(digests)
-        try:
-            found = self.catalog.places(wanted)
-        except sqlite3.DatabaseError:
-            self.refresh()
-            found = self.catalog.places(wanted)
-        if len(found) < len(set(wanted)):
-            missing = next(digest for digest in wanted if digest not in found)
-            raise NotFound(f"chunk {missing.hex()} is in no pack of the store", name=missing.hex())
+        found = self.catalog.places(wanted)
+        missing = [digest for digest in wanted if digest not in found]
+        if missing:
+            # Another process may have committed since.
+            self._follow_packs(self.catalog)
+            found.update(self.catalog.places(missing))
+            missing = [digest for digest in missing if digest not in found]
+        if missing:
+            found.update(self._spare.places(missing))
+            missing = [digest for digest in missing if digest not in found]
+        if missing:
+            name = missing[0].hex()
+            raise NotFound(f"chunk {name} is in no pack of the store", name=name)
         return found
 
     def refresh(self) -> bool:
-        """Build the catalog anew from the indexes."""
-        self.catalog.reset()
-        self._follow_packs(self.catalog)
+        """Build the catalog anew from the packs."""
+        self._drop("_spare")
+        there = sorted(set(self.packs()) - self._doomed_packs())
+        self.catalog.rebuild(self._own_indexes(there))
         return True
+
+    def _own_indexes(self, packs: Iterable[bytes]) -> Iterator[tuple[bytes, Index]]:
+        for pack_id in packs:
+            with suppress(NotFound, Corrupt):
+                yield pack_id, self.own_index(pack_id)
 
     def chunks(self, *, threads: int = 2) -> ChunkReader:
         """A reader of this store's chunks."""
@@ -128,6 +181,8 @@ class Store(Repository):
         path = os.path.join(self.local, "lock")
         with lock.exclusive(path, purpose, wait=PATIENCE, waiting=self._waiting):
             self._sweep_spool()
+            # What was known before may have been doomed since; a writer opens the catalog anew.
+            self._drop("catalog", "_spare")
             yield
 
     def _sweep_spool(self) -> None:
@@ -144,17 +199,34 @@ class Store(Repository):
         spool = os.path.join(self.local, "spool")
         return ChunkWriter(self.backend, self.catalog, spool, self.settings.compression)
 
+    def rewriter(self) -> ChunkWriter:
+        """A writer that stores chunks again which the store has; the caller holds the lock."""
+        spool = os.path.join(self.local, "spool")
+        return ChunkWriter(self.backend, Catalog(None), spool, self.settings.compression)
+
     def publish(
         self, image: str, version: Version, uses: list[PackUse], *, tags: Iterable[str], now: int
     ) -> bytes:
         """Record a version whose chunks are durable, as `latest` and by `tags`. Returns its id."""
         data = version.encode()
         version_id = version_digest(data)
+        # A pack or version that was just written may have the bytes, and so the name, of one that
+        # is doomed.
+        self._revive(layout.pack(use.pack) for use in uses)
+        for use in uses:
+            self._complete(use.pack)
         self.backend.put(layout.version(version_id), data)
         self.backend.put(layout.locate(version_id), documents.encode_locate(version_id, uses))
         named = [Tag(name, version_id, len(data)) for name in (LATEST, *tags)]
         self.change_ref(image, named, now=now)
         return version_id
+
+    def _complete(self, pack_id: bytes) -> None:
+        """Put a pack's index beside it if a writer was killed between the two."""
+        try:
+            self.backend.size(layout.index(pack_id))
+        except NotFound:
+            self.backend.put(layout.index(pack_id), self.index_in_pack(pack_id))
 
     def change_ref(
         self, image: str, tags: Iterable[Tag] = (), *, drop: Iterable[str] = (), now: int
@@ -174,6 +246,7 @@ class Store(Repository):
         if changed == ref:
             return ref
         changed = changed._replace(sequence=ref.sequence + 1, time=now)
+        self._revive(layout.version(tag.version) for tag in changed.tags)
         self.backend.swap(layout.ref(image), before, changed.encode())
         return changed
 

@@ -6,7 +6,7 @@ a cache: when it is missing, damaged or about something else, everything is read
 
     record    [path, [name...], [mode, inode, size, mtime, ctime, ... per name]]
     trailer   [identity, {hardlinked path: first path of its group}]
-    end       u64 offset of the trailer
+    end       u64 offset of the trailer, BLAKE3 of all that comes before it
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ from contextlib import suppress
 from typing import Any, BinaryIO, Final
 
 import msgpack
+from blake3 import blake3
 
 from chunkstore import fsio
 from chunkstore.errors import local_errors
 from chunkstore.objects.names import sort_key
 
-_MAGIC: Final = b"IMGSWRK1"
-_END: Final = struct.Struct("<Q")
+_MAGIC: Final = b"IMGSWRK2"
+_END: Final = struct.Struct("<Q32s")
 
 Listing = tuple[list[bytes], list[int]]
 """Names of a directory, sorted, and five numbers of each."""
 
 
 class WorktreeCache:
-    """The cache of one worktree. `identity` is whatever has to be the same for it to be of use."""
+    """The cache of one worktree. New ones are written in `spool`; without it, none are."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, spool: str | None) -> None:
         self._path = path
-        self._new_path = f"{path}.{fsio.fresh_name('new')}"
+        self._new_path = os.path.join(spool, fsio.fresh_name("cache")) if spool else None
         self._old: BinaryIO | None = None
         self._new: BinaryIO | None = None
+        self._hasher = blake3()
         self._records: Iterator[tuple[bytes, list[bytes], list[int], int]] = iter(())
         self._head: tuple[bytes, list[bytes], list[int], int] | None = None
         self._taken = len(_MAGIC)
@@ -46,22 +48,35 @@ class WorktreeCache:
         self.is_valid = False
 
     def load(self, identity: list[bytes | int]) -> bool:
-        """Open the cache if it was saved for `identity`."""
+        """Open the cache if it was saved for `identity`: whatever must be the same to be of use."""
         try:
             self._old = open(self._path, "rb")  # noqa: SIM115  kept open while the scan streams
-            if self._old.read(len(_MAGIC)) == _MAGIC:
-                self._old.seek(-_END.size, os.SEEK_END)
-                (self._end,) = _END.unpack(self._old.read())
-                self._old.seek(self._end)
-                found, links = msgpack.unpackb(self._old.read()[: -_END.size], raw=True)
-                if found == identity:
-                    self.links = links
-                    self._records = self._read_records(self._old)
-                    self._advance()
-                    self.is_valid = True
+            links = self._check(self._old, identity)
         except (OSError, ValueError, TypeError, struct.error, msgpack.UnpackException):
-            self.links = {}
-        return self.is_valid
+            links = None
+        if self._old is None or links is None:
+            self.abandon()
+            return False
+        self.links = links
+        self._records = self._read_records(self._old)
+        self._advance()
+        self.is_valid = True
+        return True
+
+    def _check(self, file: BinaryIO, identity: list[bytes | int]) -> dict[bytes, bytes] | None:
+        """The hardlinks in the trailer if the file is whole and about `identity`."""
+        size = file.seek(0, os.SEEK_END) - _END.size
+        file.seek(max(size, 0))
+        self._end, digest = _END.unpack(file.read())
+        hasher = blake3()
+        for part in _parts(file.fileno(), 0, size):
+            hasher.update(part)
+        file.seek(0)
+        if hasher.digest() != digest or file.read(len(_MAGIC)) != _MAGIC:
+            return None
+        file.seek(self._end)
+        found, links = msgpack.unpackb(file.read(size - self._end), raw=True)
+        return links if found == identity else None
 
     def _read_records(self, file: BinaryIO) -> Iterator[tuple[bytes, list[bytes], list[int], int]]:
         file.seek(len(_MAGIC))
@@ -105,21 +120,25 @@ class WorktreeCache:
 
     def _diverge(self) -> None:
         """Begin a new file with the records that were kept so far."""
-        if self._new is not None:
+        if self._new is not None or self._new_path is None:
             return
         with local_errors("can't write the worktree cache"):
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
             self._new = open(self._new_path, "wb")  # noqa: SIM115  closed by save or abandon
-            self._new.write(_MAGIC)
-            if self._old is not None and self._taken > len(_MAGIC):
-                with open(self._path, "rb") as old:
-                    old.seek(len(_MAGIC))
-                    _copy(old, self._new, self._taken - len(_MAGIC))
+            self._put(_MAGIC)
+            if self._old is not None:
+                # Not by `read`: the records still to come are being read from there.
+                for part in _parts(self._old.fileno(), len(_MAGIC), self._taken):
+                    self._put(part)
+
+    def _put(self, data: bytes) -> None:
+        assert self._new is not None
+        self._hasher.update(data)
+        self._new.write(data)
 
     def _write(self, record: list[Any]) -> None:
-        assert self._new is not None
-        with local_errors("can't write the worktree cache"):
-            self._new.write(msgpack.packb(record))
+        if self._new is not None:
+            with local_errors("can't write the worktree cache"):
+                self._put(msgpack.packb(record))
 
     def save(
         self, identity: list[bytes | int], links: dict[bytes, bytes], *, identity_changed: bool
@@ -130,10 +149,13 @@ class WorktreeCache:
             return
         self._diverge()
         assert self._new is not None
+        assert self._new_path is not None
         with local_errors("can't write the worktree cache"):
             offset = self._new.tell()
-            self._new.write(msgpack.packb([identity, links]) + _END.pack(offset))
+            self._put(msgpack.packb([identity, links]))
+            self._new.write(_END.pack(offset, self._hasher.digest()))
             self._new.close()
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
             os.rename(self._new_path, self._path)
         self._new = None
         self.abandon()
@@ -142,17 +164,22 @@ class WorktreeCache:
         """Leave the old cache as it is."""
         if self._old is not None:
             self._old.close()
+            self._old = None
         if self._new is not None:
-            self._new.close()
+            assert self._new_path is not None
+            # Closing writes out what is left, and the disk may be full.
+            with suppress(OSError):
+                self._new.close()
             with suppress(OSError):
                 os.unlink(self._new_path)
             self._new = None
 
 
-def _copy(source: BinaryIO, target: BinaryIO, length: int) -> None:
-    while length:
-        part = source.read(min(length, 1 << 20))
+def _parts(descriptor: int, start: int, stop: int) -> Iterator[bytes]:
+    """A part of a file in pieces. Raises `OSError` when the file ends before."""
+    while start < stop:
+        part = os.pread(descriptor, min(1 << 20, stop - start), start)
         if not part:
             raise OSError("the worktree cache was cut short while it was read")
-        target.write(part)
-        length -= len(part)
+        yield part
+        start += len(part)

@@ -14,7 +14,6 @@ import stat
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from chunkstore.errors import Corrupt
 from chunkstore.objects import chunker
 from chunkstore.objects.chunklist import ListWriter
 from chunkstore.objects.digest import HOLE, chunk_digest
@@ -163,8 +162,8 @@ def _read_content(
 ) -> int:
     """Chunk a whole file; returns its length as found."""
     size = status.st_size
-    if size <= parameters.minimum and status.st_blocks:
-        # Over half of the files of a system: one read, one chunk, no search for holes.
+    if size <= parameters.minimum and status.st_blocks * 512 >= size:
+        # Over half of the files of a system: one read, one chunk, no holes to search for.
         data = os.pread(descriptor, size + 1, 0)
         if data:
             digest = chunk_digest(data)
@@ -194,11 +193,11 @@ def _extents(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, int
     while end < size:
         try:
             start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole is left
+            if error.errno == errno.ENXIO:  # nothing but a hole is left, or nothing at all
                 return
             raise
-        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
         if start < end:
             yield start, end
 
@@ -213,15 +212,16 @@ def _read_extent(
 ) -> int:
     """Chunk the bytes from `start` up to `stop`; returns where they really end."""
     kept = b""
-    while start < stop:
+    is_end = start >= stop
+    while not is_end:
         fresh = os.pread(descriptor, min(_BLOCK, stop - start), start)
-        if not fresh:
-            break
         start += len(fresh)
+        # No bytes where there should be some: the file has been cut short.
+        is_end = start >= stop or not fresh
         block = kept + fresh if kept else fresh
         # Near the end of a block the chunker could have seen further: what is left there is
         # offered again in front of the next block.
-        limit = len(block) if start >= stop else len(block) - parameters.maximum
+        limit = len(block) if is_end else len(block) - parameters.maximum
         view = memoryview(block)
         chunks: list[tuple[bytes, bytes | memoryview]] = []
         offset = 0
@@ -235,6 +235,4 @@ def _read_extent(
             offset += length
         sink.store(chunks)
         kept = block[offset:]
-    if kept:
-        raise Corrupt("a file shrank while it was read")
     return start

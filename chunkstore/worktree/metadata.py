@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
+from contextlib import suppress
 from typing import Final
 
 _GET_FLAGS: Final = 0x80086601
@@ -74,3 +76,17 @@ def write_flags(descriptor: int, flags: int) -> None:
     after = (before & ~KEPT_FLAGS) | flags
     if after != before:
         fcntl.ioctl(descriptor, _SET_FLAGS, _FLAGS.pack(after))
+
+
+def lift_flags(folder: int, name: bytes) -> None:
+    """Take the inode flags off a file or directory, as far as that is allowed."""
+    with suppress(OSError):
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            return  # opening a device or fifo does something to it
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=folder)
+        try:
+            write_flags(descriptor, 0)
+        finally:
+            os.close(descriptor)

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from chunkstore.errors import Conflict, Corrupt, LocalError, local_errors
 from chunkstore.objects import record
+from chunkstore.objects.digest import chunk_digest
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import STATE_DIR
 from chunkstore.storage.catalog import Catalog
@@ -89,18 +90,23 @@ class NodeState:
         except sqlite3.OperationalError as error:
             raise LocalError(f"can't open the node's state {path}: {error}") from error
         except sqlite3.DatabaseError as error:
-            raise Corrupt(
-                f"{path} is damaged ({error}): pull into an empty directory instead",
-                where=path,
-            ) from error
+            raise self._damage(error) from error
         return database
 
     def __enter__(self) -> NodeState:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._database.close()
         os.close(self._lock)
+        if isinstance(error, sqlite3.DatabaseError):
+            raise self._damage(error) from error
+
+    def _damage(self, error: Exception) -> Corrupt:
+        path = self._path("state.sqlite")
+        return Corrupt(
+            f"{path} is damaged ({error}): pull into an empty directory instead", where=path
+        )
 
     @property
     def is_new(self) -> bool:
@@ -117,12 +123,27 @@ class NodeState:
         """What the tree is being changed into; None when it is not in between."""
         return self._installed("pending")
 
+    @property
+    def halves(self) -> list[Installed]:
+        """All versions the tree may hold parts of besides `installed`, `pending` among them.
+
+        More than one, when a pull was interrupted and the next went for another version and was
+        interrupted as well.
+        """
+        pending = self.pending
+        given_up = [self._as_installed(value) for value in self._fact("given up") or ()]
+        return given_up if pending is None else [*given_up, pending]
+
     def _installed(self, name: str) -> Installed | None:
         value = self._fact(name)
-        if not value:
-            return None
-        store_id, image, version, root = value
-        return Installed(store_id, image, version, NodeRef(*root))
+        return self._as_installed(value) if value else None
+
+    def _as_installed(self, value: Any) -> Installed:
+        try:
+            store_id, image, version, root = value
+            return Installed(store_id, image, version, NodeRef(*root))
+        except (TypeError, ValueError) as error:
+            raise self._damage(error) from error
 
     @property
     def source(self) -> tuple[str, str] | None:
@@ -148,16 +169,17 @@ class NodeState:
 
     def begin(self, target: Installed) -> None:
         """The tree is about to be changed into `target`."""
-        self._state({"pending": target})
+        given_up = tuple(half for half in self.halves if half != target)
+        self._state({"pending": target, "given up": given_up})
 
     def complete(self, target: Installed, source: tuple[str, str]) -> None:
         """The tree is `target`, durably."""
-        self._state({"installed": target, "pending": None, "source": source})
+        self._state({"installed": target, "pending": None, "given up": (), "source": source})
 
     def node(self, digest: bytes) -> bytes | None:
-        """A node of a manifest or chunk list, if it is here."""
+        """A node of a manifest or chunk list, if it is here, and whole."""
         row = self._database.execute("SELECT data FROM node WHERE digest = ?", (digest,)).fetchone()
-        return None if row is None else row[0]
+        return row[0] if row is not None and chunk_digest(row[0]) == digest else None
 
     def missing(self, digests: Iterable[bytes]) -> list[bytes]:
         """Which of these nodes are not here."""
@@ -172,7 +194,7 @@ class NodeState:
         """Keep nodes whose digests were checked."""
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT OR IGNORE INTO node VALUES (?, ?)", nodes.items())
+            self._database.executemany("INSERT OR REPLACE INTO node VALUES (?, ?)", nodes.items())
             self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise LocalError(f"can't write the node's state: {error}") from error
@@ -201,6 +223,11 @@ class NodeState:
     def note_nodes(self) -> None:
         """Remember how many nodes there are now, as what the installed version needs."""
         self._state({"nodes kept": self.node_count()})
+
+    def clear(self) -> None:
+        """Remove what only a change under way needs."""
+        self.fresh_directory()
+        self.stage().clear()
 
     def catalog(self) -> Catalog:
         """Where chunks lie in the remote's packs."""

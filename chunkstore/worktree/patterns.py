@@ -51,7 +51,7 @@ def _translate(pattern: bytes) -> bytes:
     return prefix + b"".join(_tokens(body))
 
 
-_TOKEN = re.compile(rb"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|\\.|.", re.DOTALL)
+_TOKEN = re.compile(rb"\*\*/|\*\*|\*|\?|\[[!^]?\]?[^\]]*\]|\\.|.", re.DOTALL)
 
 
 def _tokens(body: bytes) -> Iterable[bytes]:
@@ -65,10 +65,17 @@ def _tokens(body: bytes) -> Iterable[bytes]:
         elif token == b"?":
             yield b"[^/]"
         elif token.startswith(b"[") and len(token) > 1:
-            inner = token[1:-1].replace(b"\\", b"\\\\").replace(b"[", b"\\[")
-            negated = inner.startswith(b"!")
-            yield b"[^/" + inner[1:] + b"]" if negated else b"[" + inner + b"]"
+            yield _set(token[1:-1])
         elif token.startswith(b"\\") and len(token) == 2:
             yield re.escape(token[1:])
         else:
             yield re.escape(token)
+
+
+def _set(inner: bytes) -> bytes:
+    """What stands between brackets as a regular expression; it never matches a slash."""
+    negated = inner[:1] in (b"!", b"^")
+    # By number, since `&&`, `--` and the like mean something to `re`.
+    members = re.findall(rb"(.)(-.)?", inner[negated:], re.DOTALL)
+    ranges = b"".join(b"\\x%02x-\\x%02x" % (low[0], (high or low)[-1]) for low, high in members)
+    return b"(?!/)[" + (b"^" if negated else b"") + ranges + b"]"

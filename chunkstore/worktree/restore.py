@@ -17,7 +17,17 @@ from contextlib import contextmanager
 from typing import Final
 
 from chunkstore import fsio
-from chunkstore.objects.entry import BLOCK, CHARACTER, DEVICE, FIFO, SYMLINK, Entry
+from chunkstore.errors import Corrupt
+from chunkstore.objects.entry import (
+    BLOCK,
+    CHARACTER,
+    DEVICE,
+    FIFO,
+    KIND_OF_FORMAT,
+    SYMLINK,
+    Entry,
+)
+from chunkstore.objects.names import printable
 from chunkstore.worktree import metadata
 
 _REFUSED: Final = (
@@ -31,6 +41,7 @@ _REFUSED: Final = (
     errno.ERANGE,
     errno.EOVERFLOW,
 )
+_DEFAULT_ACL: Final = b"system.posix_acl_default"
 _LABELS: Final = (b"security.selinux", b"security.SMACK", b"security.ima", b"security.evm")
 _PLAIN_TIME: Final = range(2**31 * 1_000_000_000)
 
@@ -126,13 +137,31 @@ def dress(target: int | bytes, entry: Entry, shortfalls: Shortfalls) -> None:
                 shortfalls.note("times", entry.path, "out of the file system's range")
 
 
-def strip_xattrs(target: int | bytes, entry: Entry) -> None:
-    """Remove what an existing path has and the entry has not, security labels excepted."""
-    follow = isinstance(target, int)
-    wanted = {name for name, _ in entry.xattrs}
-    for name, _ in metadata.read_xattrs(target):
+def undress(descriptor: int, entry: Entry, shortfalls: Shortfalls) -> None:
+    """Take from an open file or directory that was there already what the entry has not.
+
+    Security labels stay. Inode flags and a default ACL go even if the entry has them: the one
+    would stand in the way of what follows, the other be handed down to what is made inside.
+    """
+    if metadata.read_flags(descriptor):
+        with _allowed("inode flags", entry, shortfalls):
+            metadata.write_flags(descriptor, 0)
+    wanted = {name for name, _ in entry.xattrs} - {_DEFAULT_ACL}
+    for name, _ in metadata.read_xattrs(descriptor):
         if name not in wanted and not name.startswith(_LABELS):
-            os.removexattr(target, name, follow_symlinks=follow)
+            with _allowed(_xattr_kind(name), entry, shortfalls):
+                os.removexattr(descriptor, name)
+
+
+def check_link(folder: int, name: bytes, entry: Entry) -> None:
+    """Make sure that what was linked is what the entry says. Raises `Corrupt`.
+
+    An honest manifest links like to like; another would have us set a file's flags on a device.
+    """
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if KIND_OF_FORMAT.get(stat.S_IFMT(status.st_mode)) != entry.kind:
+        where = printable(entry.path)
+        raise Corrupt(f"{where}: is linked to something of another kind", where=where)
 
 
 def set_flags(descriptor: int, entry: Entry, shortfalls: Shortfalls) -> None:

@@ -151,11 +151,14 @@ class Scan:
         yield Found(path, status, self._folder, name, link)
 
     def _descend(self, stack: list[_Visit], path: bytes, status: os.stat_result) -> None:
-        if status.st_dev != self._device:
-            self.report.warnings.append((path, "mount point: what is mounted there is left out"))
-            return
         # A descriptor for each level of a deep tree could be more than a process may have.
         self._leave()
+        if status.st_dev != self._device:
+            self.report.warnings.append((path, "mount point: what is mounted there is left out"))
+            # What the last scan saw there is hidden now, and as good as gone.
+            hidden, _ = self._cache.take(path) or ([], [])
+            stack.append(_Visit(path, iter(hidden), {}, set()))
+            return
         self._push(stack, path)
 
     def _leave(self) -> None:
@@ -187,7 +190,7 @@ class Scan:
     def _list(
         self, path: bytes, folder: int
     ) -> tuple[list[bytes], list[int], dict[bytes, os.stat_result], list[bytes]]:
-        names = sorted(name.encode("utf-8", "surrogateescape") for name in os.listdir(folder))
+        names = sorted(map(os.fsencode, os.listdir(folder)))
         if not path and STATE_DIR in names:
             names.remove(STATE_DIR)
         kept: list[bytes] = []
@@ -219,7 +222,8 @@ class Scan:
         """Add the names that were hardlinked at the last scan, and may stand alone now."""
         prefix = path + b"/" if path else b""
         links = self._cache.links
-        return [name for name in names if name in special or prefix + name in links]
+        chosen = set(special)
+        return [name for name in names if name in chosen or prefix + name in links]
 
     def _is_excluded(self, path: bytes, name: bytes, mode: int) -> bool:
         whole = path + b"/" + name if path else name

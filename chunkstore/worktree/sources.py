@@ -71,7 +71,7 @@ class WrittenBefore:
 
     Which do is found beforehand by a pass over the manifest with a bit table of fixed size; the
     few that only seem to occur again cost nothing but a note. `unique` and `unique_bytes` are how
-    many different chunks there are, by the same table.
+    many different chunks there are, by the same table; `total_bytes` is what all files hold.
     """
 
     def __init__(self, tree: Directory, entries: Iterable[Entry], load: Load) -> None:
@@ -81,11 +81,13 @@ class WrittenBefore:
         self._files = TreeChunks(tree)
         self.unique = 0
         self.unique_bytes = 0
+        self.total_bytes = 0
         seen = bytearray(1 << (_BITS - 3))
         files = (entry for entry in entries if has_content(entry))
         for digest, length in (pair for entry in files for pair in chunks_of(entry, load)):
             bit = int.from_bytes(digest[:4], "little") >> (32 - _BITS)
             mask = 1 << (bit & 7)
+            self.total_bytes += length
             if seen[bit >> 3] & mask:
                 self._again.add(digest)
             else:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
 from chunkstore import fsio
@@ -41,6 +42,8 @@ class Plan:
     """Files that only differ in metadata."""
     removed: list[bytes] = field(default_factory=list)
     """Paths that are in the image no more, in path order."""
+    added: set[bytes] = field(default_factory=set)
+    """Paths the tree's version has not: what stands there is the node's own."""
 
     def __bool__(self) -> bool:
         return bool(self.made or self.directories or self.dressed or self.removed)
@@ -60,7 +63,10 @@ def plan_update(
         if new is None:
             assert old is not None
             plan.removed.append(old.path)
-        elif new.kind == DIRECTORY:
+            continue
+        if is_certain and old is None:
+            plan.added.add(new.path)
+        if new.kind == DIRECTORY:
             plan.directories.append(new)
         elif is_certain and old is not None and _differs_in_metadata(old, new):
             plan.dressed.append(new)
@@ -104,6 +110,8 @@ class Updater:
         self._shortfalls = shortfalls
         self._progress = progress
         self._names: dict[bytes, bytes] = {}
+        self._late: set[bytes] = set()
+        self._refused: set[bytes] = set()
         self._touched: set[bytes] = set()
         self.saved: list[tuple[bytes, str]] = []
 
@@ -127,6 +135,7 @@ class Updater:
                 finally:
                     os.close(descriptor)
             elif not restore.make_special(self._aside, name, entry, self._shortfalls):
+                self._refused.add(entry.path)
                 continue
             self._names[entry.path] = name
             self._progress.advance(files=1, size=entry.size)
@@ -134,22 +143,45 @@ class Updater:
 
     def _link(self, entry: Entry, name: bytes) -> bool:
         """Link a member of a hardlink group to its first path, made aside or standing already."""
+        if entry.link in self._refused:
+            self._shortfalls.note("devices", entry.path, "what it is linked to was refused")
+            return False
         first = self._names.get(entry.link)
         if first is not None:
-            os.link(first, name, src_dir_fd=self._aside, dst_dir_fd=self._aside)
+            os.link(
+                *(first, name),
+                src_dir_fd=self._aside,
+                dst_dir_fd=self._aside,
+                follow_symlinks=False,
+            )
+            restore.check_link(self._aside, name, entry)
             return True
-        above, base = split(entry.link)
-        folder = self._tree.open_directory(above)
         try:
-            if entry.flags & metadata.IMMUTABLE_FLAGS:
-                self._unflag(folder, base)
-            os.link(base, name, src_dir_fd=folder, dst_dir_fd=self._aside, follow_symlinks=False)
+            self._link_standing(entry, name)
+        except PermissionError:
+            # It is immutable: that is lifted when the tree may be touched.
+            self._late.add(entry.path)
+        return True
+
+    def _link_standing(self, entry: Entry, name: bytes, *, insist: bool = False) -> None:
+        above, first = split(entry.link)
+        try:
+            folder = self._tree.open_directory(above)
+            try:
+                if insist:
+                    metadata.lift_flags(folder, first)
+                os.link(
+                    *(first, name),
+                    src_dir_fd=folder,
+                    dst_dir_fd=self._aside,
+                    follow_symlinks=False,
+                )
+            finally:
+                os.close(folder)
         except FileNotFoundError as error:
             where = printable(entry.path)
             raise Corrupt(f"{where}: the file it is linked to is missing", where=where) from error
-        finally:
-            os.close(folder)
-        return True
+        restore.check_link(self._aside, name, entry)
 
     def apply(self) -> None:
         """Change the tree. Everything it needs is aside; only the disk can fail now."""
@@ -166,7 +198,7 @@ class Updater:
         self._dress_directories()
         for entry in self._plan.made:
             if entry.flags and entry.kind == FILE and entry.path in self._names:
-                with fsio.opened(self._tree, entry.path) as descriptor:
+                with self._opened(entry.path) as descriptor:
                     restore.set_flags(descriptor, entry, self._shortfalls)
         fsio.sync_filesystem(self._tree.descriptor)
 
@@ -174,10 +206,14 @@ class Updater:
         both = [*self._plan.directories, *self._plan.made]
         return iter(sorted(both, key=lambda entry: sort_key(entry.path)))
 
+    def _opened(self, path: bytes) -> AbstractContextManager[int]:
+        return fsio.opened(self._tree, path, os.O_RDONLY | os.O_NONBLOCK)
+
     def _folder(self, path: bytes) -> _Folder:
         above = split(path)[0]
+        folder = _Folder(self._tree, above)
         self._touched.add(above)
-        return _Folder(self._tree, above)
+        return folder
 
     def _place_directory(self, entry: Entry, folder: int) -> None:
         if not entry.path:
@@ -186,7 +222,9 @@ class Updater:
         status = _lstat(folder, name)
         if status is not None and stat.S_ISDIR(status.st_mode):
             return
-        if status is not None:
+        if status is not None and entry.path in self._plan.added:
+            self._save(entry.path, folder, name)
+        elif status is not None:
             self._unlink(folder, name)
         self._insist(folder, name, lambda: os.mkdir(name, 0o700, dir_fd=folder))
 
@@ -194,9 +232,13 @@ class Updater:
         aside = self._names.get(entry.path)
         if aside is None:
             return
+        if entry.path in self._late:
+            self._link_standing(entry, aside, insist=True)
         name = split(entry.path)[1]
         status = _lstat(folder, name)
-        if status is not None and stat.S_ISDIR(status.st_mode):
+        if status is not None and entry.path in self._plan.added:
+            self._save(entry.path, folder, name)
+        elif status is not None and stat.S_ISDIR(status.st_mode):
             self._clear_directory(entry.path, folder, name)
 
         def rename() -> None:
@@ -239,16 +281,23 @@ class Updater:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             # The node's own files are in it: they are not ours to delete.
-            os.makedirs(self._saved_root, mode=0o700, exist_ok=True)
-            target = os.path.join(self._saved_root, path.hex()[:200])
-            self._insist(folder, name, lambda: os.rename(name, target, src_dir_fd=folder))
-            self.saved.append((path, target))
+            self._save(path, folder, name)
+
+    def _save(self, path: bytes, folder: int, name: bytes) -> None:
+        """Move what the image does not know out of its way."""
+        os.makedirs(self._saved_root, mode=0o700, exist_ok=True)
+        target = os.path.join(self._saved_root, fsio.fresh_name(_plain(name)))
+        self._insist(folder, name, lambda: os.rename(name, target, src_dir_fd=folder))
+        self.saved.append((path, target))
 
     def _remove(self, path: bytes) -> None:
         try:
             opened = self._folder(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        except OSError as error:
+            # Something on the way is gone or has become a file or a symlink.
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return
+            raise
         name = split(path)[1]
         with opened as folder:
             status = _lstat(folder, name)
@@ -277,26 +326,15 @@ class Updater:
         except PermissionError:
             with suppress(OSError):
                 metadata.write_flags(folder, 0)
-            self._unflag(folder, name)
+            metadata.lift_flags(folder, name)
             action()
 
-    def _unflag(self, folder: int, name: bytes) -> None:
-        with suppress(OSError):
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(name, flags, dir_fd=folder)
-            try:
-                metadata.write_flags(descriptor, 0)
-            finally:
-                os.close(descriptor)
-
     def _dress_file(self, entry: Entry) -> None:
-        with fsio.opened(self._tree, entry.path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+        with self._opened(entry.path) as descriptor:
             self._dress(descriptor, entry)
 
     def _dress(self, descriptor: int, entry: Entry) -> None:
-        if metadata.read_flags(descriptor) & metadata.IMMUTABLE_FLAGS:
-            metadata.write_flags(descriptor, 0)
-        restore.strip_xattrs(descriptor, entry)
+        restore.undress(descriptor, entry, self._shortfalls)
         restore.dress(descriptor, entry, self._shortfalls)
         restore.set_flags(descriptor, entry, self._shortfalls)
 
@@ -327,6 +365,11 @@ class _Folder:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
+
+
+def _plain(name: bytes) -> str:
+    """What of a name is safe to show and to use."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name.decode("ascii", "replace"))[:100]
 
 
 def _lstat(folder: int, name: bytes) -> os.stat_result | None:
