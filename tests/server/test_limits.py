@@ -203,6 +203,24 @@ def test_beyond_the_cap_connections_wait_their_turn(serve: Serve) -> None:
         assert answers(second)
 
 
+def test_a_half_closed_connection_keeps_its_place(serve: Serve, huge: str) -> None:
+    """The end of what a client sends is not the end of what it wants to read."""
+    client = serve(limits=Limits(max_connections=1, head_seconds=60, crowded_head_seconds=60))
+    with client.dial() as first, client.dial() as second:
+        first.sendall(f"GET {huge} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        received = len(first.recv(1000))
+        first.shutdown(socket.SHUT_WR)
+        second.sendall(REQUEST)
+        second.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            second.recv(1)
+        while data := first.recv(1 << 20):
+            received += len(data)
+        assert received > 64 << 20
+        second.settimeout(30)
+        assert answers(second)
+
+
 def test_idle_connections_make_room_for_a_crowd(serve: Serve) -> None:
     client = serve(limits=Limits(max_connections=2, head_seconds=60, crowded_head_seconds=0.2))
     with client.dial() as first, client.dial() as second:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from chunkstore.checkout import CheckoutReport, checkout
@@ -112,13 +114,54 @@ def python(script: str, *arguments: object, **options: object) -> subprocess.Pop
     )
 
 
-def kill_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Kill a process that has said it is ready, after a time; whether it was still running."""
-    assert process.stdout is not None
-    ready = process.stdout.readline()
-    assert ready, process.stderr.read() if process.stderr else b""
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL), errors.decode()
-    return process.returncode != 0
+_WORKERS = """
+import json, os, sys, traceback
+exec(sys.argv[1], globals())
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            work(*json.loads(line))
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    print(pid, flush=True)
+    print(os.waitpid(pid, 0)[1], flush=True)
+"""
+
+
+class Workers:
+    """Processes that do `work(*arguments)` of a script, and can be killed at it.
+
+    Forked from one that has everything imported, so that there can be many. A context manager.
+    """
+
+    def __init__(self, script: str) -> None:
+        self._parent = python(_WORKERS, script, stdin=subprocess.PIPE)
+
+    def run(self, *arguments: object, kill_after: float | None = None) -> bool:
+        """Let one work, for so many seconds at most; whether it was killed."""
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        self._parent.stdin.write(json.dumps(list(map(str, arguments))).encode() + b"\n")
+        self._parent.stdin.flush()
+        pid = int(self._parent.stdout.readline())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        status = int(self._parent.stdout.readline())
+        assert status in (0, signal.SIGKILL), f"the worker failed with {status}"
+        return status != 0
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _, errors = self._parent.communicate()
+        assert self._parent.returncode == 0, errors.decode()
+        assert errors == b"", errors.decode()

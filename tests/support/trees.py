@@ -469,8 +469,8 @@ def _sparse(folder: Path) -> None:
     sparse_file(folder / "odd length", 1_000_003, (500_000, b"odd"))
     sparse_file(folder / "small", 12_288, (8192, block[:4096]))
     sparse_file(folder / "small all hole", 5000)
-    comb = [(place * 16_384, block[:4096]) for place in range(300)]
-    sparse_file(folder / "comb", 300 * 16_384, *comb)
+    comb = [(place * 16_384, block[:4096]) for place in range(40)]
+    sparse_file(folder / "comb", 40 * 16_384, *comb)
     sparse_file(folder / "huge", 5 << 30, (0, b"begin"), (3 << 30, block), ((5 << 30) - 3, b"end"))
 
 
