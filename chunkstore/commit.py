@@ -191,6 +191,10 @@ class _Worktree:
 
     def commit(self, writer: ChunkWriter, message: str, tags: Sequence[str]) -> CommitReport:
         sink = _Stored(writer)
+        if self.base is None and not isinstance(self.progress, Unwatched):
+            # Everything will be read: look how much that is, so that somebody can be told.
+            files, size = _weigh(os.fsdecode(self.tree.path))
+            self.progress.expect(files=files, size=size)
         with self.store.chunks() as chunks:
             root = self._manifest(chunks.get, sink)
         self._raise_errors()
@@ -302,6 +306,21 @@ class _Worktree:
             known = ""
         if known != document:
             fsio.write_durably(_memory(self.store, self.image), document.encode())
+
+
+def _weigh(directory: str) -> tuple[int, int]:
+    """Paths and bytes of the regular files below a directory, roughly: only to be shown."""
+    paths = size = 0
+    waiting = [directory]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as found:
+            for item in found:
+                paths += 1
+                if item.is_dir(follow_symlinks=False):
+                    waiting.append(item.path)
+                elif item.is_file(follow_symlinks=False):
+                    size += item.stat(follow_symlinks=False).st_size
+    return paths, size
 
 
 def _own_excludes(tree: Directory) -> list[bytes]:
