@@ -80,7 +80,7 @@ def measure(tree: Path) -> tuple[int, int]:
 def sources() -> Iterator[Path]:
     """Real trees that are on most machines, the largest parts by themselves."""
     library = Path(sys.base_prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    for path in (library, Path("/usr/share"), Path("/usr/lib"), Path("/usr/include"), Path("/opt")):
+    for path in (library, Path("/usr/lib"), Path("/usr/share"), Path("/usr/include"), Path("/opt")):
         if path.is_dir():
             for entry in sorted(entry for entry in path.iterdir() if not entry.is_symlink()):
                 # One huge package would fill the demonstration all by itself.
@@ -201,7 +201,7 @@ def pull(*words: str | Path) -> int:
         f"{name} {report[name]['chunks']} chunks ({report[name]['bytes'] / 1e6:.2f} MB)"
         for name in ("needed", "found", "fetched")
     )
-    print(f"{parts}; {report['requests']} requests")
+    print(f"{parts}; requests: {report['requests']}")
     received: int = report["received_bytes"]
     return received
 
