@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from chunkstore.errors import LocalError, NotFound, local_errors
+from chunkstore.errors import Corrupt, LocalError, NotFound, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects import chunklist, delta, manifest
 from chunkstore.objects.documents import Ref, Tag
@@ -32,6 +32,7 @@ from chunkstore.storage.catalog import FramePlace, Place
 from chunkstore.storage.chunks import ChunkReader
 from chunkstore.storage.metered import MeteredReader
 from chunkstore.storage.repository import RemoteLocator, Repository, Resolved
+from chunkstore.storage.stage import Stage
 from chunkstore.worktree.compare import same_content
 from chunkstore.worktree.content import FileContents, chunks_of, has_content
 from chunkstore.worktree.install import Installer, require_empty
@@ -100,6 +101,8 @@ def pull(
         NodeState(directory) as state,
         Directory(directory) as tree,
     ):
+        if state.is_new:
+            require_empty(directory, but=STATE_DIR)
         work = _Pull(metered, spec, state, tree, progress or Unwatched())
         report = work.run((location, str(spec)))
     report.requests, report.received = metered.traffic
@@ -129,8 +132,8 @@ class _Pull:
     def run(self, source: tuple[str, str]) -> PullReport:
         ref = self._ref()
         tag = ref.find(self.spec.tag)
-        pending = self.state.pending
-        if self.old is not None and pending is None and self._is_installed(tag, self.old):
+        halves = self.state.halves
+        if self.old is not None and not halves and self._is_installed(tag, self.old):
             report = PullReport(self.old.version, self.spec.image, entries=self.old.root.entries)
             if self.state.source != source:
                 self.state.complete(self.old, source)
@@ -138,10 +141,11 @@ class _Pull:
         resolved = self.repository.resolve_in(ref, self.spec)
         target = Installed(ref.store_id, ref.image, resolved.id, resolved.version.root)
         report = PullReport(resolved.id, ref.image, entries=target.root.entries)
-        if self.old is None or target != self.old or pending is not None:
+        if self.old is None or target != self.old or halves:
             report.is_changed = True
-            self._change(resolved, target, pending, report)
+            self._change(resolved, target, halves, report)
         self.state.complete(target, source)
+        self.state.clear()
         self._sweep(target.root)
         return report
 
@@ -157,7 +161,7 @@ class _Pull:
         return tag is not None and not self.spec.back and tag.version == old.version
 
     def _change(
-        self, resolved: Resolved, target: Installed, pending: Installed | None, report: PullReport
+        self, resolved: Resolved, target: Installed, halves: list[Installed], report: PullReport
     ) -> None:
         catalog = self.state.catalog()
         try:
@@ -166,26 +170,29 @@ class _Pull:
                 self.chunks = chunks
                 self._fetch_nodes(target.root)
                 if self.old is None:
-                    self._install(target, pending, report)
+                    self._install(target, halves, report)
                 else:
-                    self._update(self.old, target, pending, locator, report)
+                    self._update(self.old, target, halves, locator, report)
         finally:
             catalog.close()
 
     def _fetch_nodes(self, root: NodeRef) -> None:
         """Bring the manifest's nodes that are not here, level by level."""
-        level = [root]
+        refs = [root]
+        level: int | None = None
         while True:
-            missing = self.state.missing(ref.digest for ref in level)
+            missing = self.state.missing(ref.digest for ref in refs)
             for start in range(0, len(missing), _NODES_AT_ONCE):
                 batch = missing[start : start + _NODES_AT_ONCE]
                 self.state.add_nodes(self.chunks.get_many(batch))
-            if self._node(level[0]).level == 0:
+            level = self._node(refs[0], level).level
+            if level == 0:
                 return
-            level = [child for ref in level for child in self._node(ref).records]
+            refs = [child for ref in refs for child in self._node(ref, level).records]
+            level -= 1
 
-    def _node(self, ref: NodeRef) -> manifest.Node:
-        return manifest.read_node(ref, self._load(ref.digest))
+    def _node(self, ref: NodeRef, level: int | None = None) -> manifest.Node:
+        return manifest.read_node(ref, self._load(ref.digest), level=level)
 
     def _load(self, digest: bytes) -> bytes:
         """A node from the state, else from the remote; list nodes come only when needed."""
@@ -195,17 +202,18 @@ class _Pull:
             self.state.add_nodes({digest: data})
         return data
 
-    def _install(self, target: Installed, pending: Installed | None, report: PullReport) -> None:
+    def _install(self, target: Installed, halves: list[Installed], report: PullReport) -> None:
         """Write the whole version into the empty, or half filled, directory."""
         report.is_first = True
         root = target.root
-        _require_room(self.tree, root.size, root.entries)
-        self.state.begin(target)
-        if pending is not None and pending != target:
-            self._remove_leftovers(pending.root, root)
         again = WrittenBefore(self.tree, manifest.walk(root, self._load), self._load)
+        if not halves:  # else part of the room is taken by what is there already
+            _require_room(self.tree, again.total_bytes, root.entries)
+        self.state.begin(target)
+        for half in halves:
+            self._remove_leftovers(half.root, root)
         self.progress.expect(files=root.entries, size=root.size)
-        present = self._is_present if pending is not None else _is_absent
+        present = self._is_present if halves else _is_absent
         report.needed_chunks, report.needed_bytes = again.unique, again.unique_bytes
         contents = FileContents(
             manifest.walk(root, self._load), self.chunks, self._load, reuse=again, present=present
@@ -215,7 +223,7 @@ class _Pull:
             report.shortfalls,
             self.progress,
             written=again.written,
-            resume=pending is not None,
+            resume=bool(halves),
         )
         try:
             installer.run(contents)
@@ -224,6 +232,9 @@ class _Pull:
         report.changed = root.entries
         report.fetched_chunks = self.chunks.read
         report.fetched_bytes = self.chunks.read_bytes
+        # The table counts a few chunks too little, the stream none.
+        report.needed_chunks = max(report.needed_chunks, report.fetched_chunks)
+        report.needed_bytes = max(report.needed_bytes, report.fetched_bytes)
         report.local_chunks = report.needed_chunks - report.fetched_chunks
         report.local_bytes = report.needed_bytes - report.fetched_bytes
 
@@ -245,7 +256,11 @@ class _Pull:
             (pair for pair in delta.diff(abandoned, root, self._load) if pair[1] is None),
             is_certain=False,
         )
-        self._updater(plan, root, PullReport(b"", "")).apply()
+        updater = self._updater(plan, root, PullReport(b"", ""))
+        try:
+            updater.apply()
+        finally:
+            updater.close()
 
     def _updater(self, plan: Plan, root: NodeRef, report: PullReport) -> Updater:
         return Updater(
@@ -262,26 +277,24 @@ class _Pull:
         self,
         old: Installed,
         target: Installed,
-        pending: Installed | None,
+        halves: list[Installed],
         locator: RemoteLocator,
         report: PullReport,
     ) -> None:
-        """Change the tree from the old version, or from half way to `pending`, into the new one."""
-        differences = delta.diff(old.root, target.root, self._load)
-        if pending is not None:
-            others = delta.diff(pending.root, target.root, self._load)
-            differences = _united(differences, others)
-        plan = plan_update(differences, is_certain=pending is None)
+        """Change the tree from the old version, or from half way to others, into the new one."""
+        # What was made aside by a pull that did not come to its end takes up room.
+        self.state.fresh_directory()
+        sides = [half.root for half in (old, *halves)]
+        differences = _united(delta.diff(side, target.root, self._load) for side in sides)
+        plan = plan_update(differences, is_certain=not halves)
         report.changed = len(plan.made) + len(plan.dressed) + len(plan.directories)
         report.removed = len(plan.removed)
         self.progress.expect(files=len(plan.made), size=plan.size)
-        _require_room(self.tree, plan.size, len(plan.made))
         sources = TreeChunks(self.tree)
         stage = self.state.stage()
         try:
-            missing = self._find_locally(plan, old.root, sources, report)
-            needs = _by_frame(locator.places(missing))
-            stage.fetch(needs, self.reader, threads=CONNECTIONS)
+            missing = self._find_locally(plan, sides, sources, report)
+            self._fetch(missing, locator, stage)
             with ChunkReader(stage, locator, max_gap=0) as staged:
                 contents = FileContents(plan.made, staged, self._load, reuse=sources)
                 updater = self._updater(plan, target.root, report)
@@ -294,29 +307,45 @@ class _Pull:
             report.saved = updater.saved
         finally:
             sources.close()
-        self.state.fresh_directory()
-        stage.clear()
+
+    def _fetch(self, chunks: list[bytes], locator: RemoteLocator, stage: Stage) -> None:
+        """Bring the frames that hold these chunks to the stage."""
+        try:
+            needs = _by_frame(locator.places(chunks))
+            stage.fetch(needs, self.reader, threads=CONNECTIONS)
+        except (NotFound, Corrupt):
+            # The packs may have been repacked since the node heard of them, or an index be wrong.
+            if not locator.refresh():
+                raise
+            needs = _by_frame(locator.places(chunks))
+            stage.fetch(needs, self.reader, threads=CONNECTIONS)
 
     def _find_locally(
-        self, plan: Plan, old: NodeRef, sources: TreeChunks, report: PullReport
+        self, plan: Plan, sides: Iterable[NodeRef], sources: TreeChunks, report: PullReport
     ) -> list[bytes]:
-        """Find the chunks of the new files in the old tree; returns those that are not there."""
+        """Find the chunks of the new files in the tree; returns those that are not there.
+
+        `sides` are the versions the tree may hold parts of.
+        """
         needed: dict[bytes, int] = {}
+        room = 0
         for entry in plan.made:
             if has_content(entry):
-                needed.update(chunks_of(entry, self._load))
+                for digest, length in chunks_of(entry, self._load):
+                    needed[digest] = length
+                    room += length
+        _require_room(self.tree, room, len(plan.made))
         report.needed_chunks = len(needed)
         report.needed_bytes = sum(needed.values())
-        if needed:
-            self._note_places(manifest.walk(old, self._load), needed, sources)
-        missing = []
-        for digest, length in needed.items():
-            if not sources.has(digest):
-                missing.append(digest)
-            elif sources.load(digest, length) is None:
-                # The file was changed here since it was installed.
-                sources.forget(digest)
-                missing.append(digest)
+        missing = list(needed)
+        for side in sides:
+            if missing:
+                self._note_places(manifest.walk(side, self._load), set(missing), sources)
+            for digest in missing:
+                if sources.has(digest) and sources.load(digest, needed[digest]) is None:
+                    # The file was changed here since it was installed.
+                    sources.forget(digest)
+            missing = [digest for digest in missing if not sources.has(digest)]
         report.fetched_chunks = len(missing)
         report.fetched_bytes = sum(needed[digest] for digest in missing)
         report.local_chunks = report.needed_chunks - report.fetched_chunks
@@ -324,7 +353,7 @@ class _Pull:
         return missing
 
     def _note_places(
-        self, entries: Iterable[Entry], needed: dict[bytes, int], sources: TreeChunks
+        self, entries: Iterable[Entry], needed: set[bytes], sources: TreeChunks
     ) -> None:
         for entry in entries:
             if not has_content(entry):
@@ -363,17 +392,15 @@ def _by_frame(places: dict[bytes, Place]) -> dict[FramePlace, list[tuple[bytes, 
     return frames
 
 
-def _united(
-    one: Iterable[delta.Difference], other: Iterable[delta.Difference]
-) -> Iterator[delta.Difference]:
-    """Both streams in path order, each path once; their new sides are those of one version."""
+def _united(streams: Iterable[Iterable[delta.Difference]]) -> Iterator[delta.Difference]:
+    """All streams in path order, each path once; their new sides are those of one version."""
 
     def key(difference: delta.Difference) -> bytes:
         entry = difference[0] or difference[1]
         assert entry is not None
         return sort_key(entry.path)
 
-    merged = heapq.merge(one, other, key=key)
+    merged = heapq.merge(*streams, key=key)
     return (next(group) for _, group in itertools.groupby(merged, key))
 
 

@@ -744,24 +744,29 @@ def test_a_damaged_pack_is_found_and_the_tree_untouched(line: Line, first: bool)
     good = stores.in_memory(line.store)
     newest = line.store.locate(line.store.resolve(stores.parse_spec("web")).id)[0].pack
     name = layout.pack(newest)
+
+    def refused(bad: MemoryBackend, pack_id: bytes) -> None:
+        # On a copy each time: what was fetched whole once would not be fetched again.
+        node = line.place / "copy"
+        if before is not None:
+            subprocess.run(["cp", "-a", str(line.node), str(node)], check=True)
+        with pytest.raises(Corrupt, match=pack_id.hex()):
+            bring(bad, "web", node)
+        if before is not None:
+            assert trees.differences(before, trees.facts(node)) == []
+        trees.remove_tree(node)
+
     data = good.get(name, 0, 1 << 30)
     frames = line.store.own_index(newest).frames
     for frame in frames:
         for position in (frame.offset, frame.offset + frame.stored // 2):
             bad = stores.in_memory(line.store)
             bad.put(name, data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
-            with pytest.raises(Corrupt, match=newest.hex()):
-                bring(bad, "web", line.node)
-            if before is not None:
-                assert trees.differences(before, trees.facts(line.node)) == []
-    for length in (20, len(data) // 2, len(data) - 1):
+            refused(bad, newest)
+    for length in (20, frames[0].offset + frames[0].stored - 1):
         bad = stores.in_memory(line.store)
         bad.put(name, data[:length])
-        try:
-            bring(bad, "web", line.node)
-        except (Corrupt, NotFound):
-            if before is not None:
-                assert trees.differences(before, trees.facts(line.node)) == []
+        refused(bad, newest)
     line.pull()
     line.same()
 
@@ -919,7 +924,7 @@ def test_what_is_on_the_stage_is_not_fetched_again(line: Line) -> None:
         """Delivers all but one range of the pack."""
 
         def get(self, name: str, start: int, stop: int) -> bytes:
-            if name.endswith(".pack") and start > 20_000_000 and stop - start > 100_000:
+            if name.endswith(".pack") and 20_000_000 < start < 25_000_000:
                 time.sleep(0.3)
                 raise TransferError("gone away")
             data = super().get(name, start, stop)
@@ -1182,7 +1187,7 @@ def test_an_interrupted_installation_goes_on_with_the_room_it_has_left(place: Pa
 
     class Late(FailingBackend):
         def get(self, name: str, start: int, stop: int) -> bytes:
-            if stop > 3_000_000 and name.endswith(".pack"):
+            if 2_000_000 < start < 3_500_000 and name.endswith(".pack"):
                 raise TransferError("gone away")
             return super().get(name, start, stop)
 
@@ -1222,9 +1227,8 @@ def test_an_update_that_failed_for_room_leaves_none_of_it_taken(place: Path) -> 
         patch.setattr(Updater, "apply", cut)
         with pytest.raises(Cut):
             line.pull()
-    (line.node / "mine").write_bytes(bytes(1_000_000))
+    (place / "mount/other").write_bytes(bytes(1_000_000))
     line.pull()
-    (line.node / "mine").unlink()
     line.same()
 
 
@@ -1367,10 +1371,13 @@ def test_a_planted_symlink_is_not_written_through(place: Path, canary: Path, fir
 
 
 class _CutOff(FailingBackend):
-    """Fails at the first pack after the manifest was read."""
+    """Delivers the manifest and no content."""
+
+    packs = 0
 
     def get(self, name: str, start: int, stop: int) -> bytes:
-        if name.endswith(".pack") and self.calls > 6:
+        self.packs += name.endswith(".pack")
+        if self.packs > 1:
             raise TransferError("cut off")
         return super().get(name, start, stop)
 

@@ -89,7 +89,7 @@ def has_flags(folder: Path) -> bool:
 
 def remove_tree(path: Path) -> None:
     """Remove a tree whatever is in it: mounts, immutable files, paths too deep for Python."""
-    top = os.path.realpath(path)
+    top = os.path.join(os.path.realpath(path.parent), path.name)
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     points = [line.split()[1].encode().decode("unicode_escape") for line in mounts]
     for point in sorted((p for p in points if p.startswith(f"{top}/")), reverse=True):
