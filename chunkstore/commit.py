@@ -89,7 +89,11 @@ def commit(
     check_name(image, "an image")
     for tag in tags:
         check_name(tag, "a tag")
-    if len(message.encode()) > MAX_MESSAGE:
+    try:
+        length = len(message.encode())
+    except UnicodeEncodeError:
+        raise Usage("the message is not valid UTF-8") from None
+    if length > MAX_MESSAGE:
         raise Usage(f"message is longer than {MAX_MESSAGE} bytes")
     with (
         store.locked(f"imgstore commit {image}"),

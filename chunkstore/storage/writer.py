@@ -29,6 +29,10 @@ COMPRESSORS: Final = 2
 _MAX_UNDER_WAY: Final = 12
 _MAX_TREE_BYTES: Final = 16 * 1024 * 1024
 
+_MAX_FRAMES: Final = 2**16
+_MAX_CHUNKS: Final = 2**20
+"""Well below what an index may hold, since one frame of tiny files can add a million chunks."""
+
 Compressed = Future[tuple[int, bytes]]
 
 
@@ -62,6 +66,7 @@ class _PackFile:
         self.size = 0
         self.frames: list[Frame] = []
         self._chunks: list[bytes] = []
+        self._count = 0
         self._append(pack.encode_header())
 
     def _append(self, data: bytes) -> None:
@@ -73,9 +78,19 @@ class _PackFile:
     def add(self, compressed: tuple[int, bytes], raw: int, chunks: bytes) -> None:
         method, stored = compressed
         count = len(chunks) // pack.CHUNK.size
+        self._count += count
         self.frames.append(Frame(self.size, len(stored), raw, count, method))
         self._chunks.append(chunks)
         self._append(stored)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next frame belongs into another pack."""
+        return (
+            self.size >= pack.TARGET_BYTES
+            or len(self.frames) >= _MAX_FRAMES
+            or self._count >= _MAX_CHUNKS
+        )
 
     def seal(self, backend: Backend) -> NewPack:
         """Complete the file and make it an object; slow, since it waits for the disk."""
@@ -83,16 +98,21 @@ class _PackFile:
         index = pack.encode_index(self.frames, chunks)
         self._append(index)
         self._append(pack.encode_footer(index))
-        os.close(self._descriptor)
+        self._close()
         pack_id = self._hasher.digest()
         backend.put_file(layout.pack(pack_id), self.path)
         backend.put(layout.index(pack_id), index)
         return NewPack(pack_id, pack.Index(self.frames, chunks), self.size, len(index))
 
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
     def abandon(self) -> None:
-        """Remove what was written so far."""
+        """Remove what was written so far, unless it has become an object."""
         with suppress(OSError):
-            os.close(self._descriptor)
+            self._close()
         with suppress(OSError):
             os.unlink(self.path)
 
@@ -128,6 +148,7 @@ class ChunkWriter:
         self._pool = ThreadPoolExecutor(COMPRESSORS, thread_name_prefix="compress")
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
         self._sealing: list[Future[NewPack]] = []
+        self._files: list[_PackFile] = []
         self._new: set[bytes] = set()
         self._content = _Lane()
         self._tree = _Lane()
@@ -146,8 +167,8 @@ class ChunkWriter:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._sealer.shutdown(wait=True, cancel_futures=True)
-        if self._file is not None:
-            self._file.abandon()
+        for file in self._files:
+            file.abandon()
 
     def unknown(self, digests: Iterable[bytes]) -> set[bytes]:
         """Which of these chunks are neither in the store nor given to this writer."""
@@ -197,10 +218,11 @@ class ChunkWriter:
     def _write(self, job: _Job) -> None:
         if self._file is None:
             self._file = _PackFile(self._spool)
+            self._files.append(self._file)
         compressed = job.result.result()
         self._file.add(compressed, job.raw, job.records)
         self.stored += len(compressed[1])
-        if self._file.size >= pack.TARGET_BYTES:
+        if self._file.is_full:
             self._seal()
 
     def _seal(self) -> None:
