@@ -22,7 +22,7 @@ from chunkstore.server.limits import Limits
 from chunkstore.server.sendfile import sendfile
 
 # A piece is what a deadline is set for. Smaller ones find a stalled reader
-# sooner; each costs about 50 microseconds of CPU.
+# sooner, and cost more.
 PIECE_BYTES: Final = 1 << 20
 
 

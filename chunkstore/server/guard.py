@@ -13,8 +13,11 @@ Only public names of aiohttp are used.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import math
+import sys
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -162,16 +165,30 @@ class Guard:
         tick = min(limits.head_seconds, limits.crowded_head_seconds) / 4
         while True:
             await asyncio.sleep(tick)
-            allowed = limits.crowded_head_seconds if self._queued else limits.head_seconds
-            oldest = asyncio.get_running_loop().time() - allowed
-            overdue = [each for each in self._connections if each.waiting_since <= oldest]
-            if not overdue:
+            now = asyncio.get_running_loop().time()
+            late, idle = now - limits.head_seconds, now - limits.crowded_head_seconds
+            if not self._queued:
+                idle = late
+            suspects = [each for each in self._connections if each.waiting_since <= idle]
+            if not suspects:
                 continue
             # Their heads may have come already, and this loop be behind with
             # reading them. After these turns it is not: whoever waits still
             # has sent nothing.
             for _ in range(_TURNS_TO_CATCH_UP):
                 await asyncio.sleep(0)
-            for connection in overdue:
-                if connection.waiting_since <= oldest and connection.transport is not None:
-                    connection.transport.abort()
+            for connection in suspects:
+                since, transport = connection.waiting_since, connection.transport
+                if transport is None or since > idle:
+                    continue
+                # In a crowd, one to which data is still on its way isn't idle.
+                if since <= late or not _undelivered(transport):
+                    transport.abort()
+
+
+def _undelivered(transport: asyncio.Transport) -> int:
+    """How many bytes the kernel holds that the client has not acknowledged."""
+    fd = transport.get_extra_info("socket").fileno()
+    if fd < 0:
+        return 0
+    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)

@@ -16,7 +16,7 @@ class Limits:
     in the kernel's backlog, in order of arrival, and are taken as places fall
     free. They are not refused: a thousand nodes that were refused would come
     back at the same moment, while a queue costs this process nothing. A
-    connection may hold two descriptors, itself and the file being sent.
+    connection may hold three descriptors: itself twice, and the file being sent.
 
     `backlog` (4096): how many may queue there; the kernel cuts it to
     `net.core.somaxconn`, and beyond it clients see their SYN resent.
@@ -25,7 +25,9 @@ class Limits:
     the connection's start or from the end of its last response, so it is the
     idle timeout of kept connections too. A byte now and then buys nothing.
 
-    `crowded_head_seconds` (1): the same while others queue for a place.
+    `crowded_head_seconds` (1): the same while others queue for a place, for
+    connections that have got all that was sent to them. Clients must be ready
+    to find a kept connection closed, as ever with HTTP.
 
     `max_line_bytes`, `max_field_bytes` (8192 each), `max_fields` (32): of a
     request head. A head may thus pin 256 KiB, for `head_seconds` at most.

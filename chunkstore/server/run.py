@@ -12,6 +12,7 @@ each connection, so that those beyond the limit stay in the kernel's backlog.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -54,7 +55,7 @@ def serve_forever(
     the soft limit of open files is raised as far as `limits` needs it.
     """
     limits = limits or Limits()
-    _raise_file_limit(2 * limits.max_connections + 64)
+    _raise_file_limit(3 * limits.max_connections + 64)
 
     async def main() -> signal.Signals:
         loop = asyncio.get_running_loop()
@@ -209,24 +210,21 @@ def _bind(host: str, port: int, backlog: int) -> list[socket.socket]:
     """Listening sockets on every address of `host`, all on one port."""
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
+    missing: OSError | None = None
     try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+        for family, _, _, _, address in dict.fromkeys(found):
             try:
-                listener = socket.socket(family, kind, protocol)
-            except OSError:
-                # A kernel without IPv6, say; it matters if nothing is left.
-                if listeners or len(found) > 1:
-                    continue
-                raise
-            listeners.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                # Else peers with IPv4 would show up with two kinds of address.
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((address[0], port, *address[2:]))
-            port = listener.getsockname()[1]
-            listener.listen(backlog)
-            listener.setblocking(False)
+                listener = _listen(family, (address[0], port, *address[2:]), backlog)
+            except OSError as error:
+                # "localhost" has an IPv6 address also where IPv6 is switched off.
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                missing = error
+            else:
+                listeners.append(listener)
+                port = listener.getsockname()[1]
+        if missing is not None and not listeners:
+            raise missing
     except BaseException:
         for each in listeners:
             each.close()
@@ -234,8 +232,24 @@ def _bind(host: str, port: int, backlog: int) -> list[socket.socket]:
     return listeners
 
 
+def _listen(family: int, address: tuple[object, ...], backlog: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Else peers with IPv4 would show up with two kinds of address.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 def _raise_file_limit(wanted: int) -> None:
-    """Descriptors for every connection and its file; often 1024 to begin with."""
+    """The soft limit is often 1024, of which each connection may need three."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

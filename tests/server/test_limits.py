@@ -230,6 +230,26 @@ def test_idle_connections_make_room_for_a_crowd(serve: Serve) -> None:
         assert client.ask("/store.json").status == 200
 
 
+def test_a_slow_link_is_not_idle(serve: Serve) -> None:
+    """In a crowd, a connection is idle when its client has got everything."""
+    client = serve(limits=Limits(max_connections=1, head_seconds=60, crowded_head_seconds=0.2))
+    with socket.socket() as first:
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        first.settimeout(30)
+        first.connect(client.address)
+        first.sendall(f"GET /packs/{SMALL}.pack HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        received = len(first.recv(100))
+        with client.dial() as second:
+            second.sendall(REQUEST)
+            second.settimeout(1)
+            with pytest.raises(TimeoutError):
+                second.recv(1)
+            while received < 10_000:
+                received += len(first.recv(1000))
+            second.settimeout(30)
+            assert answers(second)
+
+
 def test_silent_connections_do_not_lock_others_out(serve: Serve) -> None:
     client = serve(limits=Limits(max_connections=4, crowded_head_seconds=0.2))
     hoard = [client.dial() for _ in range(20)]

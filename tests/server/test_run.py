@@ -197,6 +197,16 @@ def test_every_address(serve: Serve) -> None:
             assert log.get(timeout=10).peer == host
 
 
+def test_an_address_that_is_not_ours(store: Path) -> None:
+    with pytest.raises(OSError, match="assign") as caught, running(store, "192.0.2.1"):
+        pass
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+def test_localhost(serve: Serve) -> None:
+    assert serve(host="localhost").ask("/store.json").status == 200
+
+
 def test_base_url() -> None:
     assert base_url(("10.0.0.1", 80)) == "http://10.0.0.1:80"
     assert base_url(("fe80::1", 80)) == "http://[fe80::1]:80"
