@@ -21,6 +21,7 @@ _OPENAT2: Final = 437
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
+_PATIENCE: Final = 1000
 _HOW: Final = struct.Struct("<QQQ")
 _CONFINED: Final = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
 
@@ -98,13 +99,16 @@ def read_at(descriptor: int, start: int, stop: int) -> bytes:
 
 def _openat2(directory: int, path: bytes, flags: int, mode: int) -> int:
     how = _HOW.pack(flags, mode if flags & os.O_CREAT else 0, _CONFINED)
+    patience = _PATIENCE
     while True:
         result: int = _libc.syscall(_OPENAT2, directory, path, how, _HOW.size)
         if result >= 0:
             return result
         number = ctypes.get_errno()
-        # EAGAIN: the kernel could not rule out that a racing rename led outside; ask again.
-        if number not in (errno.EINTR, errno.EAGAIN):
+        # EAGAIN: the kernel could not rule out that a racing rename led outside; ask again. But
+        # not for ever: with O_NONBLOCK it also says that another process has a lease on the file.
+        patience -= number == errno.EAGAIN
+        if number not in (errno.EINTR, errno.EAGAIN) or not patience:
             raise OSError(number, os.strerror(number), path)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 from chunkstore.errors import Corrupt, NotFound
@@ -24,12 +25,16 @@ Wanted = tuple[bytes, int]
 """A chunk's digest and length."""
 
 WINDOW: Final = 16 * 1024 * 1024
-"""Raw bytes looked ahead at a time; two windows are under way at once."""
+"""Raw bytes looked ahead at a time, of chunks or of the frames they are in; two windows are under
+way at once."""
 RECENT: Final = 48 * 1024 * 1024
 """Raw bytes of frames kept for the chunks that come later: packs of several commits interleave."""
 MAX_RANGE: Final = 2 * 1024 * 1024
 MAX_GAP: Final = 32 * 1024
 """Stored bytes read for nothing rather than asking again."""
+_STEP: Final = 32
+_LEAST: Final = 2048
+"""What a chunk counts for in a window at least: many tiny ones take memory too."""
 
 
 class Locator(Protocol):
@@ -145,12 +150,12 @@ _Arriving = Future[dict[FramePlace, _Loaded]]
 class _Window:
     """Chunks looked ahead for, where they lie, and the frames on their way."""
 
-    def __init__(self, wanted: list[Wanted], reused: frozenset[int]) -> None:
-        self.wanted = wanted
-        self.reused = reused
+    def __init__(self, generation: int) -> None:
+        self.wanted: list[Wanted] = []
+        self.reused: set[int] = set()
         self.places: dict[bytes, Place] = {}
         self.frames: dict[FramePlace, _Arriving] = {}
-        self.generation = 0
+        self.generation = generation
         """How often the locator had been refreshed when the places were found."""
 
 
@@ -188,9 +193,9 @@ class ChunkReader:
     def get_many(self, digests: Iterable[bytes]) -> dict[bytes, bytes]:
         """Several chunks, which all have to fit into memory, fetched together."""
         unique = list(dict.fromkeys(digests))
-        window = _Window([(digest, 0) for digest in unique], frozenset())
+        window = _Window(self._generation)
+        window.wanted = [(digest, 0) for digest in unique]
         self._plan(window, unique)
-        window.generation = self._generation
         return {
             digest: bytes(self._take(window, position)) for position, digest in enumerate(unique)
         }
@@ -207,29 +212,40 @@ class ChunkReader:
             yield from self._drain(windows.popleft(), reuse)
 
     def _look_ahead(self, source: Iterator[Wanted], reuse: Reuse | None) -> _Window | None:
-        wanted: list[Wanted] = []
-        reused: set[int] = set()
+        window = _Window(self._generation)
         needed: dict[bytes, None] = {}
+        frames: set[FramePlace] = set()
         total = 0
-        for digest, length in source:
-            if reuse is not None and reuse.has(digest):
-                reused.add(len(wanted))
-            else:
-                needed[digest] = None
-            wanted.append((digest, length))
-            total += length
-            if total >= WINDOW:
+        # In steps, since small chunks may be scattered over large frames: those take the memory.
+        while total < WINDOW and sum(frame.raw for frame in frames) < WINDOW:
+            before = len(window.wanted)
+            fresh = []
+            for digest, length in islice(source, _STEP):
+                if reuse is not None and reuse.has(digest):
+                    window.reused.add(len(window.wanted))
+                elif digest not in needed:
+                    needed[digest] = None
+                    fresh.append(digest)
+                window.wanted.append((digest, length))
+                total += max(length, _LEAST)
+                if total >= WINDOW:
+                    break
+            if len(window.wanted) == before:
                 break
-        if not wanted:
+            window.places.update(self._find(fresh))
+            frames.update(window.places[digest].frame for digest in fresh)
+        if not window.wanted:
             return None
-        window = _Window(wanted, frozenset(reused))
-        self._plan(window, list(needed))
-        window.generation = self._generation
+        self._set_off(window, list(needed))
         return window
 
     def _plan(self, window: _Window, digests: list[bytes]) -> None:
-        """Find the places of `digests` and set off for the frames that are not on their way."""
+        """Find the places of `digests` and set off for their frames."""
         window.places.update(self._find(digests))
+        self._set_off(window, digests)
+
+    def _set_off(self, window: _Window, digests: list[bytes]) -> None:
+        """Set off for the frames of `digests` that are not on their way."""
         needs: dict[FramePlace, list[tuple[bytes, Place]]] = {}
         for digest in digests:
             place = window.places[digest]

@@ -38,14 +38,18 @@ def create(root: str, *, compression: str = "auto", chunker: Parameters | None =
         os.makedirs(root, exist_ok=True)
         if os.path.exists(os.path.join(root, layout.SETTINGS)):
             raise Conflict(f"there is a store in {root} already")
-        if os.listdir(root):
+        folders = (layout.IMAGES, layout.VERSIONS, layout.PACKS, layout.LOCATE)
+        # Whoever was killed at it before has left some of these, and the settings come last.
+        if set(os.listdir(root)) - {layout.LOCAL, *(name.rstrip("/") for name in folders)}:
             raise Conflict(f"{root} is not empty: a store needs a directory of its own")
-        for folder in (layout.IMAGES, layout.VERSIONS, layout.PACKS, layout.LOCATE):
-            os.mkdir(os.path.join(root, folder))
-        os.makedirs(os.path.join(root, layout.LOCAL, "spool"), mode=0o700)
+        for folder in folders:
+            os.makedirs(os.path.join(root, folder), exist_ok=True)
+        os.makedirs(os.path.join(root, layout.LOCAL, "spool"), mode=0o700, exist_ok=True)
         os.chmod(os.path.join(root, layout.LOCAL), 0o700)
         settings = Settings(os.urandom(16), chunker or Parameters(), compression)
         fsio.write_durably(os.path.join(root, layout.SETTINGS), settings.encode())
+        # A commit that was acknowledged must not go with the directory's own name.
+        fsio.sync_directory(os.path.dirname(os.path.abspath(root)))
     return Store(root)
 
 
@@ -59,7 +63,11 @@ class Store(Repository):
         self._doomed_list = os.path.join(self.local, "doomed")
         self._waiting = waiting
         super().__init__(self.backend)
-        self._store_id = self.settings.store_id
+        try:
+            self._store_id = self.settings.store_id
+        except BaseException:
+            self.backend.close()
+            raise
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -88,6 +96,17 @@ class Store(Repository):
             with suppress(NotFound, Corrupt):
                 catalog.learn(pack_id, self.index(pack_id))
         return catalog
+
+    def close(self) -> None:
+        """Give back all descriptors; the store can't be used afterwards."""
+        self._drop("catalog", "_spare")
+        self.backend.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _drop(self, *catalogs: str) -> None:
         for name in catalogs:

@@ -95,6 +95,7 @@ class _PackFile:
     def seal(self, backend: Backend) -> NewPack:
         """Complete the file and make it an object; slow, since it waits for the disk."""
         chunks = b"".join(self._chunks)
+        self._chunks.clear()
         index = pack.encode_index(self.frames, chunks)
         self._append(index)
         self._append(pack.encode_footer(index))
