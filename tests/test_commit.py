@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import stores, trees
-from support.stores import SMALL, listing, record, settle
+from support.stores import listing, record, settle
 
 from chunkstore.commit import commit, remembered_directory, status
 from chunkstore.errors import Conflict, LocalError, Usage
@@ -122,9 +122,7 @@ def _nodes_added(store: Store, report: Any) -> int:
     return sum(digest not in content for digest, *_ in newest.places())
 
 
-def test_status_says_what_a_commit_would_record_and_writes_nothing(
-    place: Path, tree: Path
-) -> None:
+def test_status_says_what_a_commit_would_record_and_writes_nothing(place: Path, tree: Path) -> None:
     store = stores.make_store(place / "store")
     record(store, tree)
     (tree / "folder/new").write_bytes(b"")
@@ -282,7 +280,7 @@ class Editing(RuleBasedStateMachine):
     def paths(self, *, directories: bool = True, top: bool = False) -> list[Path]:
         found = [Path(above) / name for above, _, names in os.walk(self.tree) for name in names]
         if directories:
-            found += [Path(above) / name for above, names, _ in os.walk(self.tree) for name in names]
+            found += [Path(top) / name for top, names, _ in os.walk(self.tree) for name in names]
         return sorted({*found, *([self.tree] if top else [])})
 
     def folders(self) -> list[Path]:
@@ -290,8 +288,8 @@ class Editing(RuleBasedStateMachine):
 
     def new_path(self, data: st.DataObject) -> Path:
         folder = data.draw(st.sampled_from(self.folders()), "folder")
-        name = data.draw(st.sampled_from(["1", "2", "a", "a.b", "b", "c-", "d\n", "\udcff"]), "name")
-        return folder / name
+        names = ["1", "2", "a", "a.b", "b", "c-", "d\n", "\udcff"]
+        return folder / data.draw(st.sampled_from(names), "name")
 
     @rule(data=st.data(), shape=SHAPES, size=st.sampled_from([0, 1, 1024, 3000, 40_000]))
     def create(self, data: st.DataObject, shape: str, size: int) -> None:
@@ -538,7 +536,7 @@ def test_readers_need_no_lock(place: Path, tree: Path) -> None:
 class Recording(LocalBackend):
     """A backend that notes what it is asked to write."""
 
-    log: list[str] = []
+    log: ClassVar[list[str]] = []
 
     def put(self, name: str, data: bytes) -> None:
         super().put(name, data)
@@ -634,7 +632,8 @@ def test_a_lost_or_damaged_catalog_loses_nothing(place: Path, tree: Path) -> Non
     catalog = place / "store/local/catalog.sqlite"
     store._drop("catalog")
     good = catalog.read_bytes()
-    damages = [None, b"", b"no database", good[: len(good) // 2], good[:100] + bytes(len(good) - 100)]
+    damages = [None, b"", b"no database", good[: len(good) // 2]]
+    damages += [good[:100] + bytes(len(good) - 100)]
     damages += [
         good[:start] + b"\xff" * 512 + good[start + 512 :] for start in range(0, len(good), 2048)
     ]
@@ -679,16 +678,14 @@ def test_a_full_disk_leaves_the_old_version(place: Path, size: str) -> None:
     (tree / "second").write_bytes(trees.pseudo_random("second", 2_000_000))
     subprocess.run(["mount", "-o", f"remount,size={size}", str(place / "mount")], check=True)
     full = Store(store.root)
+    said = ""
     try:
-        report = record(full, tree)
+        assert record(full, tree).is_new
     except LocalError as error:
-        assert "o space left" in str(error) or "full" in str(error)
-        is_recorded = False
-    else:
-        assert report.is_new
-        is_recorded = True
+        said = str(error)
+    assert said == "" or "o space left" in said or "full" in said
+    is_recorded = not said
     full._drop("catalog")
-    assert os.listdir(place / "mount/store/local/worktrees") == ["web.cache", "web.json"] or True
     reader = Store(store.root)
     stores.restore(reader, "web", place / "out")
     trees.assert_same(tree if is_recorded else place / "before", place / "out")
@@ -713,7 +710,7 @@ def test_a_read_only_store_says_so(place: Path, tree: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(place / "mount")], check=True)
     (tree / "new").write_bytes(b"")
     reader = Store(store.root)
-    with pytest.raises(LocalError, match="[Rr]ead-only file system"):
+    with pytest.raises(LocalError, match=r"[Rr]ead-only file system"):
         record(reader, tree)
     stores.restore(reader, "web", place / "out")
     assert not (place / "out/new").exists()
@@ -809,7 +806,7 @@ def test_interrupted_from_the_keyboard(place: Path, tree: Path) -> None:
         def expect(self, *, files: int = 0, size: int = 0) -> None: ...
 
         def advance(self, *, files: int = 0, size: int = 0) -> None:
-            if size:
+            if files and size:
                 os.kill(os.getpid(), signal.SIGINT)
 
     threads = threading.active_count()
@@ -819,7 +816,3 @@ def test_interrupted_from_the_keyboard(place: Path, tree: Path) -> None:
     assert store.images() == []
     assert os.listdir(os.path.join(store.local, "spool")) == []
     assert record(store, tree).is_new
-
-
-def test_small_is_what_it_says() -> None:
-    assert SMALL.check("tests") == SMALL

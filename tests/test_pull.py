@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from chunkstore.errors import (
 from chunkstore.objects import documents, pack
 from chunkstore.objects import entry as entries
 from chunkstore.pull import PullReport, remembered_source
-from chunkstore.storage import layout
+from chunkstore.storage import chunks, layout
 from chunkstore.storage.backends.local import LocalBackend
 from chunkstore.storage.backends.memory import FailingBackend, MemoryBackend
 from chunkstore.storage.store import Store
@@ -1194,11 +1195,7 @@ def test_an_interrupted_installation_goes_on_with_the_room_it_has_left(place: Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chunkstore.storage.chunks.MAX_RANGE", 500_000)
         patch.setattr("chunkstore.storage.chunks.WINDOW", 500_000)
-        patch.setitem(
-            __import__("chunkstore.storage.chunks", fromlist=["plan_ranges"]).plan_ranges.__kwdefaults__,
-            "max_range",
-            500_000,
-        )
+        patch.setitem(chunks.plan_ranges.__kwdefaults__, "max_range", 500_000)
         with pytest.raises(TransferError):
             bring(Late(stores.in_memory(line.store)), "web", line.node)
     assert len(os.listdir(line.node)) > 2, "some files are there"
@@ -1257,9 +1254,7 @@ BAD_PATHS = [
 
 @pytest.mark.parametrize("path", BAD_PATHS)
 @pytest.mark.parametrize("first", [True, False])
-def test_paths_no_tree_has_are_refused(
-    place: Path, canary: Path, path: bytes, first: bool
-) -> None:
+def test_paths_no_tree_has_are_refused(place: Path, canary: Path, path: bytes, first: bool) -> None:
     forge, node = Forge(), place / "node"
     before = None
     if not first:
@@ -1338,11 +1333,8 @@ def test_manifests_that_are_hostile_as_a_whole(
         bring(forge.backend, "web", node)
     items = hostile(forge, canary)[name]
     forge.publish(*items)
-    try:
+    with suppress(Corrupt, LocalError, NotFound):
         bring(forge.backend, "web", node)
-    except ChunkstoreError as error:
-        assert not isinstance(error, (TransferError, Conflict))
-    else:
         assert name in ("hardlink to the root", "flags on a fifo", "flags on a symlink")
     inodes = {(canary / path).stat().st_ino for path in ("file", "setuid")}
     for path in node.rglob("*"):
@@ -1366,7 +1358,7 @@ def test_a_planted_symlink_is_not_written_through(place: Path, canary: Path, fir
         )
     shutil.rmtree(node / "d", ignore_errors=True)
     os.symlink(canary, node / "d")
-    with pytest.raises(ChunkstoreError) if not first else _nothing():
+    with pytest.raises(ChunkstoreError) if not first else nullcontext():
         bring(forge.backend, "web", node)
 
 
@@ -1380,12 +1372,6 @@ class _CutOff(FailingBackend):
         if self.packs > 1:
             raise TransferError("cut off")
         return super().get(name, start, stop)
-
-
-class _nothing:  # noqa: N801  reads like a function where it stands
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_a_state_directory_somebody_else_planted(place: Path, canary: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,6 @@ def text(size: int) -> bytes:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with two images, three versions of one, list nodes and several packs; not changed."""
     place = tmp_path_factory.mktemp("verify")
-    store = make_store(place / "store")
     tree = place / "tree"
     (tree / "etc").mkdir(parents=True)
     for number in range(40):
@@ -65,21 +64,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tree / "big").write_bytes(noise(700_000))
     (tree / "words").write_bytes(text(60_000))
     (tree / "link").symlink_to("etc/file00")
-    record(store, tree, tags=["first"])
-    (tree / "etc" / "file07").write_bytes(b"another line\n" * 200)
-    (tree / "new").write_bytes(noise(30_000))
-    record(store, tree)
-    (tree / "etc" / "file20").unlink()
-    record(store, tree, message="third")
-    shutil.rmtree(tree / "etc")
-    record(store, tree, "db")
+    with make_store(place / "store") as store:
+        record(store, tree, tags=["first"])
+        (tree / "etc" / "file07").write_bytes(b"another line\n" * 200)
+        (tree / "new").write_bytes(noise(30_000))
+        record(store, tree)
+        (tree / "etc" / "file20").unlink()
+        record(store, tree, message="third")
+        shutil.rmtree(tree / "etc")
+        record(store, tree, "db")
     return place / "store"
 
 
 @pytest.fixture
-def copy(made: Path, quick: Path) -> Store:
+def copy(made: Path, quick: Path) -> Iterator[Store]:
     shutil.copytree(made, quick / "store")
-    return Store(str(quick / "store"))
+    with Store(str(quick / "store")) as store:
+        yield store
 
 
 def path_of(store: Store, name: str) -> Path:
@@ -97,10 +98,15 @@ def by_name(report: StoreReport) -> dict[str, Problem]:
     return {problem.name: problem for problem in report.problems}
 
 
+def look(root: Path | str) -> StoreReport:
+    with Store(str(root)) as store:
+        return verify_store(store)
+
+
 def is_found(root: Path) -> bool:
     """Whether a store is refused outright, or a problem found in it."""
     try:
-        return bool(verify_store(Store(str(root))).problems)
+        return bool(look(root).problems)
     except ChunkstoreError:
         return True
 
@@ -128,7 +134,8 @@ def test_a_whole_store_has_no_problems(copy: Store) -> None:
 
 
 def test_an_empty_store_has_no_problems(quick: Path) -> None:
-    report = verify_store(make_store(quick / "store"))
+    with make_store(quick / "store"):
+        report = look(quick / "store")
     assert (report.packs, report.versions, report.problems, report.notes) == (0, 0, (), ())
 
 
@@ -147,7 +154,7 @@ def test_nothing_is_written(copy: Store) -> None:
 
 def test_a_copy_of_the_public_part_is_whole_too(copy: Store) -> None:
     shutil.rmtree(path_of(copy, layout.LOCAL))
-    assert verify_store(Store(copy.root)).problems == ()
+    assert look(copy.root).problems == ()
 
 
 @needs("b3sum")
@@ -186,7 +193,8 @@ def _nobody_can_tell(store_root: Path, name: str, before: bytes, after: bytes) -
         return True
     match name.split("/"):
         case ["images", image, "ref"]:
-            store_id = Store(str(store_root)).settings.store_id
+            with Store(str(store_root)) as store:
+                store_id = store.settings.store_id
             old = documents.parse_ref(before, image, store_id)
             new = documents.parse_ref(after, image, store_id)
             same = [(tag.version, tag.length) for tag in old.tags]
@@ -229,8 +237,8 @@ def test_every_byte_of_a_small_store_is_watched(quick: Path) -> None:
     tree = quick / "tree"
     tree.mkdir()
     (tree / "a").write_bytes(b"a few bytes")
-    store = make_store(quick / "store")
-    record(store, tree)
+    with make_store(quick / "store") as store:
+        record(store, tree)
     names = [name for name in objects(store) if name != layout.SETTINGS]
     missed = [
         (name, position)
@@ -296,7 +304,7 @@ def test_every_missing_object_is_found_by_name(copy: Store) -> None:
         path = path_of(copy, name)
         before = path.read_bytes()
         path.unlink()
-        found = by_name(verify_store(Store(copy.root)))
+        found = by_name(look(copy.root))
         assert name in found, name
         assert "missing" in found[name].what
         path.write_bytes(before)
@@ -333,7 +341,7 @@ def test_objects_in_each_others_place_are_found(copy: Store) -> None:
         old = a.read_bytes(), b.read_bytes()
         a.write_bytes(old[1])
         b.write_bytes(old[0])
-        assert {one, other} <= by_name(verify_store(Store(copy.root))).keys()
+        assert {one, other} <= by_name(look(copy.root)).keys()
         a.write_bytes(old[0])
         b.write_bytes(old[1])
 
@@ -428,7 +436,6 @@ def test_the_list_of_what_is_affected_is_capped_and_counted(
 
 
 def test_a_chunk_that_is_good_elsewhere_affects_nothing(copy: Store, quick: Path) -> None:
-    other = make_store(quick / "other")
     tree = quick / "same"
     tree.mkdir()
     version, _ = _entry(copy, "web", b"words")
@@ -436,7 +443,8 @@ def test_a_chunk_that_is_good_elsewhere_affects_nothing(copy: Store, quick: Path
         entry = manifest.find(version.root, b"words", chunks.get)
         parts = list(chunks.stream(chunklist.walk(entry, chunks.get)))
         (tree / "words").write_bytes(b"".join(parts))
-    record(other, tree)
+    with make_store(quick / "other") as other:
+        record(other, tree)
     for name in objects(other):
         if name.startswith(layout.PACKS):
             shutil.copy(path_of(other, name), path_of(copy, name))
@@ -448,7 +456,7 @@ def test_a_chunk_that_is_good_elsewhere_affects_nothing(copy: Store, quick: Path
             frame = index.frames[frames.pop()]
             flip(path_of(copy, layout.pack(pack_id)), frame.offset + frame.stored // 2, 1)
             break
-    problem = by_name(verify_store(Store(copy.root)))[layout.pack(pack_id)]
+    problem = by_name(look(copy.root))[layout.pack(pack_id)]
     assert "damaged" in problem.what
     assert not any(line.endswith(" words") for line in problem.affected)
 
@@ -459,13 +467,13 @@ def test_a_damaged_index_spoils_no_chunk(copy: Store) -> None:
         own, beside = path_of(copy, layout.pack(pack_id)), path_of(copy, layout.index(pack_id))
         before = beside.read_bytes()
         flip(beside, 60, 1)
-        problem = by_name(verify_store(Store(copy.root)))
+        problem = by_name(look(copy.root))
         assert list(problem) == [layout.index(pack_id)]
         assert problem[layout.index(pack_id)].affected == ()
         beside.write_bytes(before)
         before = own.read_bytes()
         flip(own, len(before) - 60, 1)
-        problem = by_name(verify_store(Store(copy.root)))
+        problem = by_name(look(copy.root))
         assert list(problem) == [layout.pack(pack_id)]
         assert problem[layout.pack(pack_id)].affected == ()
         own.write_bytes(before)
@@ -674,16 +682,15 @@ def test_a_pack_nobody_would_write_is_found(
     quick: Path, change: Callable[[bytes, bytes], tuple[bytes, bytes]], words: str
 ) -> None:
     """Its name is the hash of its bytes, and what they say is wrong."""
-    store = make_store(quick / "store")
     content = b"some content"
     index = encode_index(
         [Frame(HEADER.size, len(content), len(content), 1, RAW)],
         CHUNK.pack(chunk_digest(content), len(content)),
     )
-    for made, frame in ((encode_header(), content), change(encode_header(), content)):
-        data = made + frame + index + encode_footer(index)
-        pack_id = _put_pack(store, data)
-        store.backend.put(layout.index(pack_id), index)
+    with make_store(quick / "store") as store:
+        for head, frame in ((encode_header(), content), change(encode_header(), content)):
+            pack_id = _put_pack(store, head + frame + index + encode_footer(index))
+            store.backend.put(layout.index(pack_id), index)
         problems = verify_store(store).problems
     assert [problem.name for problem in problems] == [layout.pack(pack_id)]
     assert words in problems[0].what
@@ -741,15 +748,15 @@ def test_what_this_machine_refuses_is_no_damage(
 
 def _keep_busy(root: str, tree: Path, stop: threading.Event, errors: list[Exception]) -> None:
     """Commit and collect without pause, deleting at once."""
-    store = Store(root)
     number = 0
     try:
         while not stop.is_set():
             (tree / f"file{number % 7}").write_bytes(noise(20_000) + text(20_000))
-            record(store, tree, "busy")
-            number += 1
-            if number % 3 == 0:
-                gc.collect(store, keep=2, grace=0, now=time.time_ns())
+            with Store(root) as store:
+                record(store, tree, "busy")
+                number += 1
+                if number % 3 == 0:
+                    gc.collect(store, keep=2, grace=0, now=time.time_ns())
             time.sleep(0.05)
     except Exception as error:
         errors.append(error)
@@ -768,7 +775,7 @@ def test_no_false_alarm_beside_commits_and_gc(
     worker.start()
     try:
         for _ in range(12):
-            assert verify_store(Store(copy.root)).problems == ()
+            assert look(copy.root).problems == ()
     finally:
         stop.set()
         worker.join()
@@ -805,8 +812,9 @@ def test_a_pack_that_comes_later_is_no_false_alarm(
     def look_around(store: Store) -> object:
         found = real(store)
         if not looks:
-            record(Store(store.root), tree, "db")
-            gc.collect(Store(store.root), keep=1, grace=0, now=time.time_ns())
+            with Store(store.root) as other:
+                record(other, tree, "db")
+                gc.collect(other, keep=1, grace=0, now=time.time_ns())
         looks.append(1)
         return found
 

@@ -69,6 +69,13 @@ def test_ref(ref):
     assert documents.parse_ref(data, ref.image, ref.store_id) == ref
 
 
+@pytest.mark.parametrize("length", [0, 15, 17])
+def test_a_store_id_is_16_bytes_for_who_knows_no_store_too(length):
+    data = Ref(bytes(length), "web", 1, 0, 0, ()).encode()
+    with pytest.raises(Corrupt, match="not a ref"):
+        documents.parse_ref(data, "web")
+
+
 @given(refs, names, digests)
 def test_tags_stay_sorted_and_unique(ref, name, digest):
     tag = Tag(name, digest, 100)

@@ -15,6 +15,7 @@ import stat
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -282,7 +283,8 @@ def _blocks(text: str) -> list[str]:
 
 
 def _paths(*tests: str) -> tuple[str, ...]:
-    return ("find", ".", "(", "-path", "./.imgstore", "-o", "-name", "*.sock", ")", "-prune", *tests)
+    left_out = ("(", "-path", "./.imgstore", "-o", "-name", "*.sock", ")")
+    return ("find", ".", *left_out, "-prune", *tests)
 
 
 def tool_reports(root: Path | str) -> dict[str, list[str]]:
@@ -292,12 +294,10 @@ def tool_reports(root: Path | str) -> dict[str, list[str]]:
     names = sorted(name for name in listing.split(b"\0") if name)
 
     def of_all(*command: str, only: Callable[[bytes], bool] = lambda _: True) -> str:
-        wanted = b"\0".join(
-            name for name in names if only(os.path.join(os.fsencode(root), name))
-        )
-        return subprocess.run(
-            ["xargs", "-0", "-r", *command], input=wanted, cwd=root, capture_output=True, check=False
-        ).stdout.decode("latin-1")
+        wanted = b"\0".join(name for name in names if only(os.path.join(os.fsencode(root), name)))
+        run = ["xargs", "-0", "-r", *command]
+        done = subprocess.run(run, input=wanted, cwd=root, capture_output=True, check=False)
+        return done.stdout.decode("latin-1")
 
     def has_acl(path: bytes) -> bool:
         return not os.path.islink(path)
@@ -611,10 +611,8 @@ def _flags(folder: Path) -> None:
 
 
 def set_flags_if_possible(path: Path, letters: str) -> None:
-    try:
+    with suppress(OSError):
         set_flags(path, letters)
-    except OSError:
-        pass
 
 
 def deep(root: Path, *, component: bytes, length: int) -> bytes:
