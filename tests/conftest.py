@@ -14,6 +14,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from support import trees
 
+from chunkstore.storage.backends.local import LocalBackend
+
+
+@pytest.fixture(autouse=True)
+def _close_backends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what a test opens: hundreds of tests would run out of descriptors."""
+    opened: list[LocalBackend] = []
+    real = LocalBackend.__init__
+
+    def noted(self: LocalBackend, root: str, *, create: bool = False) -> None:
+        real(self, root, create=create)
+        opened.append(self)
+
+    monkeypatch.setattr(LocalBackend, "__init__", noted)
+    yield
+    for backend in opened:
+        backend.close()
+
 
 @pytest.fixture
 def place() -> Iterator[Path]:

@@ -96,9 +96,9 @@ def test_onto_a_tmpfs(place: Path, variety: Path) -> None:
 def test_very_deep_trees(quick: Path, component: bytes, length: int) -> None:
     trees.deep(quick / "tree", component=component, length=length)
     store = stores.make_store(quick / "store")
-    few = (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, few)
+    few = trees.open_descriptors() + 60
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
     try:
         record(store, quick / "tree")
         restore(store, "web", quick / "out")

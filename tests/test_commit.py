@@ -267,7 +267,7 @@ class Editing(RuleBasedStateMachine):
         self.tree = self.place / "tree"
         self.tree.mkdir()
         self.store = stores.make_store(self.place / "store")
-        self.random = random.Random(0)
+        self.descriptors = trees.open_descriptors()
         self.is_committed = False
 
     @initialize()
@@ -391,6 +391,13 @@ class Editing(RuleBasedStateMachine):
 
     @precondition(lambda self: self.is_committed)
     @rule()
+    def pull(self) -> None:
+        stores.bring(LocalBackend(self.store.root), "web", self.place / "node")
+        node = trees.facts(self.place / "node")
+        assert trees.differences(trees.facts(self.tree), node) == []
+
+    @precondition(lambda self: self.is_committed)
+    @rule()
     def check_out(self) -> None:
         out = self.place / "out"
         stores.restore(self.store, "web", out)
@@ -399,7 +406,7 @@ class Editing(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_left_open(self) -> None:
-        assert len(os.listdir("/proc/self/fd")) < 200
+        assert len(os.listdir("/proc/self/fd")) < self.descriptors + 60
 
     def teardown(self) -> None:
         self.store.backend.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import trees
 
 from chunkstore import fsio
 from chunkstore.fsio import Directory
@@ -305,10 +306,10 @@ def test_a_leased_file_is_refused_after_a_while_and_not_waited_for_at_full_speed
 
 
 def test_closing_gives_the_descriptor_back(tree: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = trees.open_descriptors()
     with Directory(str(tree)) as directory:
         for path in (b"a/b/file", b"nowhere/at/all", b"a/nowhere", b".."):
             for open_ in OPENERS.values():
                 with suppress(OSError):
                     os.close(open_(directory.descriptor, path, os.O_RDONLY, 0))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert trees.open_descriptors() == before

@@ -233,11 +233,11 @@ def test_a_backend_that_fails(
     monkeypatch.setattr(pack, "TARGET_BYTES", 300_000)
     monkeypatch.setattr(codec, "MAX_FRAME", 100_000)
     chunks = dict(chunk(number) for number in range(60))
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = trees.open_descriptors()
     failing = FailingBackend(workshop.backend, after=after)
     with pytest.raises(TransferError):
         write(workshop.writer(failing), chunks.items())
-    assert len(os.listdir("/proc/self/fd")) == descriptors, "nothing stays open"
+    assert trees.open_descriptors() == descriptors, "nothing stays open"
     assert workshop.catalog.packs == frozenset()
     # What did get through is whole, and of no harm.
     for pack_id in workshop.packs():
@@ -262,11 +262,11 @@ def test_a_spool_without_room(workshop: Workshop, monkeypatch: pytest.MonkeyPatc
         real(descriptor, data)
 
     monkeypatch.setattr(fsio, "write_all", limited)
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = trees.open_descriptors()
     with pytest.raises(LocalError, match="No space left"):
         write(workshop.writer(), map(chunk, range(400)))
     assert os.listdir(workshop.spool) == []
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert trees.open_descriptors() == descriptors
 
 
 def test_no_room_when_a_pack_is_sealed(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,11 +281,11 @@ def test_no_room_when_a_pack_is_sealed(workshop: Workshop, monkeypatch: pytest.M
         real(descriptor, data)
 
     monkeypatch.setattr(fsio, "write_all", limited)
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = trees.open_descriptors()
     with pytest.raises(LocalError, match="No space left"):
         write(workshop.writer(), [chunk("one")])
     assert os.listdir(workshop.spool) == []
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert trees.open_descriptors() == descriptors
 
 
 def test_no_spool(workshop: Workshop) -> None:

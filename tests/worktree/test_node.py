@@ -1,0 +1,138 @@
+"""The node's own state: what it says survives, and what it does not say is never guessed."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+from support import trees
+
+from chunkstore.errors import Conflict, Corrupt, LocalError
+from chunkstore.objects.digest import chunk_digest
+from chunkstore.objects.manifest import NodeRef
+from chunkstore.worktree.node import Installed, NodeState
+
+
+def version(number: int) -> Installed:
+    root = NodeRef(b"", bytes([number]) * 32, 100 + number, 10, 1000)
+    return Installed(bytes(16), "web", bytes([100 + number]) * 32, root)
+
+
+SOURCE = ("http://head:8730/", "web:latest")
+
+
+def test_a_new_node_knows_nothing(quick: Path) -> None:
+    with NodeState(str(quick)) as state:
+        assert state.is_new
+        assert (state.installed, state.pending, state.halves, state.source) == (
+            None,
+            None,
+            [],
+            None,
+        )
+        assert state.node(bytes(32)) is None
+    assert (quick / ".imgstore").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_was_said_is_known_the_next_time(quick: Path) -> None:
+    with NodeState(str(quick)) as state:
+        state.begin(version(1))
+    with NodeState(str(quick)) as state:
+        assert not state.is_new
+        assert (state.installed, state.pending) == (None, version(1))
+        state.complete(version(1), SOURCE)
+    with NodeState(str(quick)) as state:
+        assert (state.installed, state.pending, state.halves) == (version(1), None, [])
+        assert state.source == SOURCE
+
+
+def test_every_version_the_tree_may_hold_parts_of_is_kept(quick: Path) -> None:
+    with NodeState(str(quick)) as state:
+        state.complete(version(1), SOURCE)
+        for number in (2, 3, 2, 3, 4):
+            state.begin(version(number))
+    with NodeState(str(quick)) as state:
+        assert state.pending == version(4)
+        assert sorted(half.version for half in state.halves) == [
+            version(number).version for number in (2, 3, 4)
+        ]
+        state.complete(version(4), SOURCE)
+        assert state.halves == []
+
+
+def test_nodes(quick: Path) -> None:
+    nodes = {chunk_digest(data): data for data in (b"one", b"two", b"three")}
+    one, two, three = nodes
+    with NodeState(str(quick)) as state:
+        state.add_nodes(nodes)
+        state.add_nodes({one: b"one"})
+        assert state.missing([one, bytes(32), three]) == [bytes(32)]
+        assert state.node(two) == b"two"
+        assert state.node_count() == 3
+        state.keep_nodes([one, three, bytes(32)])
+        assert state.node(two) is None
+        assert state.node(three) == b"three"
+        assert state.nodes_kept == state.node_count() == 2
+
+
+def test_a_damaged_node_is_a_missing_one(quick: Path) -> None:
+    digest = chunk_digest(b"node")
+    with NodeState(str(quick)) as state:
+        state.add_nodes({digest: b"node"})
+    database = sqlite3.connect(quick / ".imgstore/state.sqlite")
+    database.execute("UPDATE node SET data = ?", (b"n0de",))
+    database.commit()
+    database.close()
+    with NodeState(str(quick)) as state:
+        assert state.node(digest) is None
+        state.add_nodes({digest: b"node"})
+        assert state.node(digest) == b"node"
+
+
+def test_one_at_a_time(quick: Path) -> None:
+    with NodeState(str(quick)), pytest.raises(Conflict, match="another pull"):
+        NodeState(str(quick))
+    with NodeState(str(quick)):
+        pass
+
+
+def test_nothing_stays_open(quick: Path) -> None:
+    before = trees.open_descriptors()
+    with NodeState(str(quick)), pytest.raises(Conflict):
+        NodeState(str(quick))
+    (quick / ".imgstore/state.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(Corrupt):
+        NodeState(str(quick))
+    assert trees.open_descriptors() == before
+
+
+def test_a_later_version_of_the_state(quick: Path) -> None:
+    with NodeState(str(quick)):
+        pass
+    database = sqlite3.connect(quick / ".imgstore/state.sqlite")
+    database.execute("PRAGMA user_version=99")
+    database.close()
+    with pytest.raises(Corrupt, match="version 99"):
+        NodeState(str(quick))
+
+
+def test_a_place_that_is_not_ours(quick: Path) -> None:
+    (quick / "elsewhere").mkdir()
+    os.symlink("elsewhere", quick / ".imgstore")
+    with pytest.raises(LocalError, match="not a directory of ours"):
+        NodeState(str(quick))
+    (quick / ".imgstore").unlink()
+    (quick / ".imgstore").write_bytes(b"")
+    with pytest.raises(LocalError, match="not a directory of ours"):
+        NodeState(str(quick))
+    (quick / ".imgstore").unlink()
+    if os.geteuid() == 0:
+        (quick / ".imgstore").mkdir()
+        os.chown(quick / ".imgstore", 65534, 65534)
+        with pytest.raises(LocalError, match="not a directory of ours"):
+            NodeState(str(quick))
+    assert os.listdir(quick / "elsewhere") == []
+    with pytest.raises(LocalError):
+        NodeState(str(quick / "nowhere"))
