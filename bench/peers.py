@@ -163,9 +163,9 @@ class Casync:
         """`extract` from the local disk."""
         return self.extract(f"{repository}/first.caidx", target)
 
-    def extract(self, index: str, target: Path) -> Command:
+    def extract(self, index: str, target: Path, *options: str) -> Command:
         """`extract`; the chunk store is found beside the index."""
-        return Command(["casync", "extract", index, str(target)])
+        return Command(["casync", "extract", *options, index, str(target)])
 
 
 def archive(tree: Path, compressor: str, target: Path) -> Command:

@@ -110,7 +110,7 @@ class Table:
         if self.shows_sync:
             columns["then sync s"] = [_seconds(each.sync) for each in medians]
         text = f"### {self.title}\n\n{self.about}\n\n{_grid(columns)}"
-        notes = [f"{row.name}: {note}." for row in rows if (note := _note(row))]
+        notes = [f"{row.name}: {note}." for row in self.rows if (note := _note(row))]
         return text + ("\n" + " ".join(notes) + "\n" if notes else "")
 
 
