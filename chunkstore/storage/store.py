@@ -39,8 +39,12 @@ def create(root: str, *, compression: str = "auto", chunker: Parameters | None =
         if os.path.exists(os.path.join(root, layout.SETTINGS)):
             raise Conflict(f"there is a store in {root} already")
         folders = (layout.IMAGES, layout.VERSIONS, layout.PACKS, layout.LOCATE)
-        # Whoever was killed at it before has left some of these, and the settings come last.
-        if set(os.listdir(root)) - {layout.LOCAL, *(name.rstrip("/") for name in folders)}:
+        # Whoever was killed at it before has left some of these, empty: the settings come last.
+        known = {layout.LOCAL, *(name.rstrip("/") for name in folders)}
+        is_begun = known.issuperset(os.listdir(root)) and not any(
+            files for _, _, files in os.walk(root)
+        )
+        if not is_begun:
             raise Conflict(f"{root} is not empty: a store needs a directory of its own")
         for folder in folders:
             os.makedirs(os.path.join(root, folder), exist_ok=True)

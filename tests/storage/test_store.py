@@ -45,6 +45,11 @@ def test_a_store_needs_a_directory_of_its_own(quick: Path) -> None:
     with pytest.raises(Conflict, match="already"):
         make_store(quick / "store")
     assert listing(made, local=True) == before
+    os.rename(quick / "store", quick / "bare")
+    (quick / "bare/packs/some").write_bytes(b"")
+    (quick / "bare/store.json").unlink()
+    with pytest.raises(Conflict, match="not empty"):
+        make_store(quick / "bare")
     (quick / "full").mkdir()
     (quick / "full/file").write_bytes(b"")
     with pytest.raises(Conflict, match="not empty"):
