@@ -813,6 +813,10 @@ def edits(tree: Path) -> Iterator[None]:
         (tree / name).write_bytes(trees.pseudo_random(name, 9000))
     os.link(tree / "a/1", tree / "b/linked")
     os.link(tree / "b/3", tree / "c")
+    for name in ("joined", "parted"):
+        (tree / f"{name} 1").write_bytes(b"the same, linked or not")
+    os.link(tree / "parted 1", tree / "parted 2")
+    shutil.copy(tree / "joined 1", tree / "joined 2")
     os.symlink("a", tree / "link")
     os.mkfifo(tree / "frozen/fifo")
     os.setxattr(tree / "a", "user.version", b"one")
@@ -827,6 +831,10 @@ def edits(tree: Path) -> Iterator[None]:
     (tree / "a/1").write_bytes(trees.pseudo_random("changed", 9000))
     (tree / "b/3").unlink()
     (tree / "b/3").write_bytes(b"not linked any more")
+    for name in ("joined", "parted"):
+        (tree / f"{name} 2").unlink()
+    shutil.copy2(tree / "parted 1", tree / "parted 2")
+    os.link(tree / "joined 1", tree / "joined 2")
     shutil.rmtree(tree / "gone")
     shutil.rmtree(tree / "retyped")
     os.symlink("a", tree / "retyped")

@@ -202,6 +202,21 @@ def test_a_second_write_within_one_tick_is_seen(
     assert scanner()[b"top"] == "found", "it may still change"
 
 
+def test_files_made_in_one_tick_are_told_apart_when_their_directories_are_swapped(
+    monkeypatch: pytest.MonkeyPatch, tree: Path, scanner: Scanner
+) -> None:
+    tick = 1_000_000_000_000
+    coarse(monkeypatch, tick)
+    (tree / "c/4").write_bytes(b"c/4")
+    later = time.time_ns() + 10 * tick
+    scanner(now=later)
+    os.rename(tree / "b", tree / "x")
+    os.rename(tree / "c", tree / "b")
+    os.rename(tree / "x", tree / "c")
+    found = scanner(now=later)
+    assert found[b"b/4"] == found[b"c/4"] == "found"
+
+
 def test_racing_writes_are_seen_by_the_next_commit(place: Path, tree: Path) -> None:
     store = stores.make_store(place / "store")
     contents = [b"%05d" % number for number in range(12)]
