@@ -25,14 +25,14 @@ from chunkstore.objects.digest import chunk_digest
 from chunkstore.objects.documents import MAX_MESSAGE, PackUse, Tag, Version
 from chunkstore.objects.entry import Entry, change_letter
 from chunkstore.objects.manifest import Change, NodeRef
-from chunkstore.objects.names import BASE, LATEST, STATE_DIR, Spec, check_name, printable
+from chunkstore.objects.names import BASE, LATEST, Spec, check_name, printable
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.storage.repository import Resolved
 from chunkstore.storage.store import Store
 from chunkstore.storage.writer import ChunkWriter, Written
 from chunkstore.worktree.cache import WorktreeCache
 from chunkstore.worktree.capture import Sink, Unsteady, Vanished, capture
-from chunkstore.worktree.patterns import Patterns
+from chunkstore.worktree.patterns import Patterns, own_rules
 from chunkstore.worktree.scan import Gone, Scan
 
 _SHOWN_ERRORS: Final = 5
@@ -172,7 +172,8 @@ class _Worktree:
         self.store = store
         self.image = image
         self.tree = tree
-        self.excludes = Patterns([*excludes, *_own_excludes(tree)])
+        # The tree's own come last, and a `!` among them forgets none of those given.
+        self.excludes = Patterns([*excludes, *own_rules(tree)])
         self.now = now
         self.progress = progress
         self.parameters: Parameters = store.settings.chunker
@@ -191,7 +192,7 @@ class _Worktree:
         """What the cache is about: another version, directory or exclude makes it useless."""
         place = os.stat(self.tree.descriptor)
         path = os.path.realpath(self.tree.path)
-        return [version_id, path, place.st_dev, place.st_ino, b"\n".join(self.excludes.lines)]
+        return [version_id, path, place.st_dev, place.st_ino, *self.excludes.lines]
 
     def commit(self, writer: ChunkWriter, message: str, tags: Sequence[str]) -> CommitReport:
         sink = _Stored(writer)
@@ -325,15 +326,6 @@ def _weigh(directory: str) -> tuple[int, int]:
                 elif item.is_file(follow_symlinks=False):
                     size += item.stat(follow_symlinks=False).st_size
     return paths, size
-
-
-def _own_excludes(tree: Directory) -> list[bytes]:
-    """The patterns in the worktree's own `.imgstore/exclude`."""
-    try:
-        with fsio.opened(tree, STATE_DIR + b"/exclude") as descriptor:
-            return fsio.read_at(descriptor, 0, 1 << 20).splitlines()
-    except OSError:
-        return []
 
 
 def _locate(store: Store, version_id: bytes) -> list[PackUse]:

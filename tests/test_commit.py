@@ -212,6 +212,23 @@ def test_the_trees_own_exclude_file_is_heeded(place: Path, tree: Path) -> None:
     assert paths == [b"", b"folder", b"folder/file"]
 
 
+def test_rules_given_come_before_the_trees_own(place: Path, tree: Path) -> None:
+    (tree / ".imgstore").mkdir()
+    (tree / ".imgstore/exclude").write_bytes(b"+ /top\n!\n/folder\n")
+    store = stores.make_store(place / "store")
+    report = record(store, tree, excludes=[b"top", b"+ folder"])
+    paths = [entry.path for entry in stores.entries_of(store, report.version.version.root)]
+    assert paths == [b"", b"folder", b"folder/file"]
+
+
+def test_an_exclude_file_that_cant_be_read_stops_a_commit(place: Path, tree: Path) -> None:
+    (tree / ".imgstore/exclude").mkdir(parents=True)
+    store = stores.make_store(place / "store")
+    with pytest.raises(LocalError, match="exclude"):
+        record(store, tree)
+    assert store.images() == []
+
+
 def test_a_wide_directory_and_list_nodes(quick: Path) -> None:
     tree = quick / "tree"
     (tree / "wide").mkdir(parents=True)

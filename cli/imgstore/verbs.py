@@ -81,16 +81,29 @@ def _add_worktree(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="the directory; without it the one the image was last committed from",
     )
+    _add_excludes(parser)
+
+
+def _add_excludes(parser: argparse.ArgumentParser) -> None:
+    # One list for both, since the first rule that matches decides.
     parser.add_argument(
         "--exclude",
         metavar="P",
+        dest="excludes",
         action="append",
+        type=lambda text: ("rule", text),
         default=[],
-        help="leave out what matches P: a name at any depth, or with a slash a path from the top; "
-        "*, ?, [...] within a name, ** across",
+        help="leave out what matches P, as rsync does: a name at any depth, /P from the top; '+ P' "
+        "keeps what later ones would leave out",
     )
     parser.add_argument(
-        "--exclude-from", metavar="FILE", action="append", default=[], help="patterns, one a line"
+        "--exclude-from",
+        metavar="FILE",
+        dest="excludes",
+        action="append",
+        type=lambda text: ("file", text),
+        default=[],
+        help="the same, one a line",
     )
 
 

@@ -1,14 +1,14 @@
-"""The directory and the exclude patterns of `commit` and `status`."""
+"""The directory and the exclude rules of `commit` and `status`."""
 
 from __future__ import annotations
 
 import os
-import re
 from argparse import Namespace
 from dataclasses import dataclass
 
 from chunkstore.commit import remembered_directory
 from chunkstore.errors import local_errors
+from chunkstore.worktree.patterns import in_force, only, rules_in
 from imgstore.output import Output
 from imgstore.stores import open_store, store_path
 
@@ -34,18 +34,19 @@ def directory_of(options: Namespace, output: Output) -> Worktree:
     if inside.startswith(os.pardir) or inside == os.curdir:
         return Worktree(path)
     output.note(f"leaving out {inside}: it is the store itself")
-    return Worktree(path, (_anchored(os.fsencode(inside)),))
+    return Worktree(path, (only(os.fsencode(inside)),))
 
 
-def _anchored(path: bytes) -> bytes:
-    """The pattern that matches one directory and no other."""
-    return b"/" + re.sub(rb"([*?\[\]\\])", rb"\\\1", path) + b"/"
+def exclude_rules(options: Namespace) -> list[bytes]:
+    """The rules of `--exclude` and in the `--exclude-from` files, as they were given.
 
-
-def exclude_patterns(options: Namespace) -> list[bytes]:
-    """`--exclude` and the lines of each `--exclude-from`. Raises `LocalError`."""
-    patterns = [os.fsencode(pattern) for pattern in options.exclude]
-    for name in options.exclude_from:
-        with local_errors("can't read the exclude patterns"), open(name, "rb") as file:
-            patterns += file.read().splitlines()
-    return patterns
+    Raises `LocalError` when a file can't be read.
+    """
+    rules: list[bytes] = []
+    for kind, text in options.excludes:
+        if kind == "rule":
+            rules.append(os.fsencode(text))
+            continue
+        with local_errors("can't read the exclude rules"), open(text, "rb") as file:
+            rules += rules_in(file.read())
+    return in_force(rules)

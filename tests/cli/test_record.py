@@ -116,12 +116,47 @@ def test_commit_takes_excludes(done: Run, tree: Path, tmp_path: Path) -> None:
     assert held == [".", "etc", "etc/fstab", "etc/hard", "etc/link", "etc/new\nline"]
 
 
+def test_exclude_rules_count_in_the_order_given(done: Run, tree: Path, tmp_path: Path) -> None:
+    first, last = tmp_path / "first", tmp_path / "last"
+    first.write_bytes(b"+ /etc/hosts\n")
+    last.write_bytes(b"+ /etc/fstab\n- /usr/\n")
+
+    done(
+        *("commit", "web", tree, "--exclude-from", first, "--exclude", "/etc/[fhln]*"),
+        *("--exclude=bad*", "--exclude-from", last),
+    )
+    held = [entry["path"] for entry in done("ls", "-r", "web", "--json").document["entries"]]
+
+    assert held == [".", "etc", "etc/hosts"]
+
+
+def test_what_looks_like_a_comment_is_a_pattern_on_the_command_line(done: Run, tree: Path) -> None:
+    (tree / "#x").write_text("")
+
+    done("commit", "web", tree, "--exclude", "#x")
+
+    assert "#x" not in done("ls", "web").out
+
+
 def test_commit_needs_its_exclude_file(run: Run, tree: Path, store: Path) -> None:
     ended = run("commit", "web", tree, "--exclude-from", "/no/such/file")
 
     assert ended.code == 7
     assert "/no/such/file" in ended.err
     assert not store.exists()
+
+
+@pytest.mark.parametrize("rule", ["+ *", "+ /var/store", "!"])
+def test_no_rule_brings_the_store_in(run: Run, tree: Path, rule: str) -> None:
+    inside = tree / "var/store"
+    inside.parent.mkdir()
+    (tree / ".imgstore").mkdir()
+    (tree / ".imgstore/exclude").write_text(f"{rule}\n")
+
+    ended = run("--store", inside, "commit", "web", tree, "--exclude", rule)
+
+    assert ended.code == 0
+    assert "store" not in run("--store", inside, "ls", "-r", "web", "var").out
 
 
 def test_commit_leaves_the_store_itself_out(run: Run, tree: Path) -> None:

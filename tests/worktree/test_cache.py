@@ -212,6 +212,12 @@ def test_excludes_that_change_are_heeded(place: Path, tree: Path) -> None:
     assert record(store, tree).changes == {"A": 1}
 
 
+def test_a_rule_with_a_line_break_is_not_two_rules(place: Path, tree: Path) -> None:
+    store = stores.make_store(place / "store")
+    record(store, tree, excludes=[b"top\n- c"])
+    assert record(store, tree, excludes=[b"top", b"- c"]).changes == {"D": 1}
+
+
 def test_another_worktree_in_the_same_place(place: Path, tree: Path) -> None:
     store = stores.make_store(place / "store")
     record(store, tree)

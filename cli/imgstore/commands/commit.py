@@ -12,7 +12,7 @@ from chunkstore.objects.names import check_name, printable
 from imgstore.describe import LETTERS, in_words
 from imgstore.output import Output, counted, human, json_path, short, utc
 from imgstore.stores import open_or_create
-from imgstore.worktrees import directory_of, exclude_patterns
+from imgstore.worktrees import directory_of, exclude_rules
 
 if TYPE_CHECKING:
     from chunkstore.storage.store import Store
@@ -27,7 +27,7 @@ def run(options: Namespace, output: Output) -> int:
         options.message.encode()
     except UnicodeEncodeError:
         raise Usage("the message is not UTF-8 text") from None
-    patterns = exclude_patterns(options)
+    rules = exclude_rules(options)
     directory = directory_of(options, output)
     store = open_or_create(options, output)
     with output.progress(f"commit {image}") as progress:
@@ -37,7 +37,7 @@ def run(options: Namespace, output: Output) -> int:
             directory.path,
             message=options.message,
             tags=options.tag,
-            excludes=[*patterns, *directory.own_excludes],
+            excludes=[*directory.own_excludes, *rules],
             now=time.time_ns(),
             progress=progress,
         )

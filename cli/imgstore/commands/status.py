@@ -11,20 +11,20 @@ from chunkstore.objects.names import LATEST, Spec, check_name, printable
 from imgstore.describe import change_counts, change_documents, changes_sorted
 from imgstore.output import Output, json_path
 from imgstore.stores import open_store
-from imgstore.worktrees import directory_of, exclude_patterns
+from imgstore.worktrees import directory_of, exclude_rules
 
 
 def run(options: Namespace, output: Output) -> int:
     """Print the differences between the image's latest version and the directory."""
     image = check_name(options.image, "an image")
-    patterns = exclude_patterns(options)
+    rules = exclude_rules(options)
     directory = directory_of(options, output)
     store = open_store(options, output)
     differences, remarks = status(
         store,
         image,
         directory.path,
-        excludes=[*patterns, *directory.own_excludes],
+        excludes=[*directory.own_excludes, *rules],
         now=time.time_ns(),
     )
     changes = changes_sorted(differences)
