@@ -8,7 +8,8 @@
     ├── Untrusted        bytes are whole but nobody who may has vouched for them
     ├── TransferError    a remote did not deliver
     └── LocalError       this machine refused: space, permission, a missing library
-        └── Conflict     somebody else holds, or changed, what we wanted to change
+        ├── Conflict     somebody else holds, or changed, what we wanted to change
+        └── HookFailed   a program the administrator wants run says no
 
 Each carries the digest, path or URL it is about in its message; the ones that a caller acts on
 also carry it as an attribute. Foreign exceptions are translated where they enter: `OSError` in
@@ -72,6 +73,20 @@ class LocalError(ChunkstoreError):
 
 class Conflict(LocalError):
     """Somebody else holds, or has changed, what was to be changed."""
+
+
+class HookFailed(LocalError):
+    """A hook did not end well, or could not be run: then `status` is None.
+
+    `stage` says when it ran, `hook` which it is: its path, or its command line; `status` is how it
+    ended, negative for a signal.
+    """
+
+    def __init__(self, message: str, *, stage: str, hook: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.hook = hook
+        self.status = status
 
 
 @contextmanager

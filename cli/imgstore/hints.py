@@ -9,6 +9,7 @@ from chunkstore.errors import (
     ChunkstoreError,
     Conflict,
     Corrupt,
+    HookFailed,
     LocalError,
     NotFound,
     TransferError,
@@ -37,6 +38,10 @@ def next_step(error: BaseException, verb: str) -> str:
             return "" if verb == "verify" else f"run 'imgstore verify' {place}"
         case TransferError(retryable=True) if verb == "pull":
             return "run it again: it goes on where it stopped"
+        case HookFailed(stage="pre-apply"):
+            return "nothing was changed: mend it and run it again"
+        case HookFailed():
+            return "the tree is the new version all the same"
         case LocalError() | OSError():
             return _BY_ERRNO.get(error.errno or 0, "")
         case ChunkstoreError() | _:
