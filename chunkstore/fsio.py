@@ -168,6 +168,23 @@ class Directory:
         self.close()
 
 
+def open_file(folder: int, name: bytes) -> int:
+    """Open what should be a file for reading, by its name in an open directory. Raises `OSError`.
+
+    Neither a link nor a fifo that stands there instead can lead or hold us up.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.open(name, flags, dir_fd=folder)
+
+
+def lstat(folder: int, name: bytes) -> os.stat_result | None:
+    """The status of a name in an open directory, links not followed; None when nothing is there."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
 def sync_filesystem(descriptor: int) -> None:
     """Make everything on the file system of `descriptor` durable: one call for many files."""
     if _libc.syncfs(descriptor) != 0:

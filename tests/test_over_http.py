@@ -68,7 +68,7 @@ def nginx(store: Path, work: Path) -> Iterator[str]:
 
 def pull_from(url: str, spec: str, directory: Path) -> pull.PullReport:
     with closing(open_reader(url)) as reader:
-        return pull.pull(reader, parse_spec(spec), str(directory))
+        return pull.pull(reader, [parse_spec(spec)], str(directory))
 
 
 def make_tree(path: Path) -> None:

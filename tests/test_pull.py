@@ -29,7 +29,7 @@ from chunkstore.errors import (
 )
 from chunkstore.objects import documents, pack
 from chunkstore.objects import entry as entries
-from chunkstore.pull import PullReport, remembered_source
+from chunkstore.pull import PullReport, recover, remembered
 from chunkstore.storage import chunks, layout
 from chunkstore.storage.backends.local import LocalBackend
 from chunkstore.storage.backends.memory import FailingBackend, MemoryBackend
@@ -312,10 +312,10 @@ def test_the_source_is_remembered(line: Line) -> None:
     from chunkstore.pull import pull
 
     line.commit()
-    assert remembered_source(str(line.node)) is None
+    assert remembered(str(line.node)) is None
     line.pull()
-    pull(stores.in_memory(line.store), parse_spec("web"), str(line.node), location="http://head/")
-    assert remembered_source(str(line.node)) == ("http://head/", "web:latest")
+    pull(stores.in_memory(line.store), [parse_spec("web")], str(line.node), location="http://head/")
+    assert remembered(str(line.node)) == ("http://head/", "web:latest")
 
 
 KINDS = ("nothing", "file", "directory", "full", "symlink", "to directory", "fifo", "device")
@@ -568,7 +568,7 @@ def test_what_is_in_the_way_is_saved(line: Line) -> None:
     line.commit()
     report, _ = line.pull()
     line.same()
-    saved = {path: Path(target) for path, target in report.saved}
+    saved = {path: line.node / os.fsdecode(place) for path, place in report.saved}
     assert saved.keys() == {
         *(b"folder", b"added", b"added directory"),
         b"added over directory",
@@ -584,7 +584,7 @@ def test_what_is_in_the_way_is_saved(line: Line) -> None:
     report, _ = line.pull()
     line.same()
     assert [path for path, _ in report.saved] == [b"folder"]
-    assert (Path(report.saved[0][1]) / "more").read_bytes() == b"more"
+    assert (line.node / os.fsdecode(report.saved[0][1]) / "more").read_bytes() == b"more"
     assert (saved[b"folder"] / "inner/mine").read_bytes() == b"mine"
 
 
@@ -962,7 +962,16 @@ class Fuse:
     """Stands in for `os` in the modules that change trees, and cuts the power at the n-th call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
-        from chunkstore.worktree import install, metadata, node, restore, update
+        from chunkstore.worktree import (
+            apply,
+            aside,
+            install,
+            journal,
+            metadata,
+            node,
+            restore,
+            saved,
+        )
 
         self.calls = 0
         self.limit = limit
@@ -977,12 +986,14 @@ class Fuse:
                 value = getattr(self._real, name)
                 return stand_in.counted(value, name) if name in self._names else value
 
-        for module in (install, update, restore):
+        for module in (install, apply, aside, restore, saved):
             monkeypatch.setattr(module, "os", Module(os, MUTATING))
         monkeypatch.setattr(metadata, "fcntl", Module(metadata.fcntl, ("ioctl",)))
         for name in ("begin", "complete", "add_nodes"):
             real = getattr(node.NodeState, name)
             monkeypatch.setattr(node.NodeState, name, self.counted(real, name))
+        for name in ("write", "remove"):
+            monkeypatch.setattr(journal, name, self.counted(getattr(journal, name), name))
 
     def counted(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -1040,9 +1051,20 @@ def test_cut_off_at_every_change_and_run_again(
         if old is not None:
             bring(versions.remote, versions.specs[old], node)
         assert interrupted(versions, node, new, limit)
+        if old is not None:
+            finish_alone(versions, node, old, new)
         bring(versions.remote, versions.specs[new], node)
         versions.is_version(node, new)
         trees.remove_tree(node)
+
+
+def finish_alone(versions: Versions, node: Path, old: int, new: int) -> None:
+    """Without the network an interrupted update is finished, or had not begun."""
+    is_begun = trees.differences(versions.copies[old], trees.facts(node)) != []
+    report = recover(str(node))
+    if is_begun:
+        assert report.is_recovered or report.version.hex().startswith(versions.specs[new][4:])
+    versions.is_version(node, new if report.version.hex()[:16] == versions.specs[new][4:] else old)
 
 
 @pytest.mark.parametrize(
@@ -1086,7 +1108,7 @@ from chunkstore.storage.backends.local import LocalBackend
 import lz4.block, zstandard
 
 def work(store, spec, node):
-    pull(LocalBackend(store), parse_spec(spec), node)
+    pull(LocalBackend(store), [parse_spec(spec)], node)
 """
 
 
@@ -1222,14 +1244,14 @@ def test_an_update_that_failed_for_room_leaves_none_of_it_taken(place: Path) -> 
     line.pull()
     (line.tree / "new").write_bytes(trees.pseudo_random("new", 4_000_000))
     line.commit()
-    from chunkstore.worktree.update import Updater
+    from chunkstore.worktree import journal
 
     with pytest.MonkeyPatch.context() as patch:
 
-        def cut(self: Updater) -> None:
+        def cut(*_: object) -> None:
             raise Cut
 
-        patch.setattr(Updater, "apply", cut)
+        patch.setattr(journal, "write", cut)
         with pytest.raises(Cut):
             line.pull()
     (place / "mount/other").write_bytes(bytes(1_000_000))

@@ -127,6 +127,11 @@ def _walk(blob: bytes, depth: int, load: Load, path: bytes) -> Iterator[tuple[by
             raise Corrupt(f"{printable(path)}: list node covers {below} bytes, not {length}")
 
 
+def data_size(entry: Entry, load: Load) -> int:
+    """Bytes of a file that are not holes."""
+    return sum(length for digest, length in walk(entry, load) if digest != HOLE)
+
+
 def nodes(entry: Entry, load: Load) -> Iterator[bytes]:
     """Yield the digests of a file's list nodes."""
     return _nodes(entry.content, entry.depth, load)

@@ -49,6 +49,20 @@ class Locator(Protocol):
         ...
 
 
+class Nowhere:
+    """A locator that finds nothing: for readers that are to live on reuse alone."""
+
+    def places(self, digests: Iterable[bytes]) -> dict[bytes, Place]:
+        """See `Locator.places`."""
+        for digest in digests:
+            raise NotFound(f"chunk {digest.hex()} is not on this node: pull again")
+        return {}
+
+    def refresh(self) -> bool:
+        """See `Locator.refresh`."""
+        return False
+
+
 class Reuse(Protocol):
     """Chunks that can be had without reading a pack, such as from files already written."""
 

@@ -145,7 +145,7 @@ class Repository:
 
 
 class RemoteLocator:
-    """Finds the chunks of one version by its locate hint, learning indexes only as needed.
+    """Finds the chunks of versions by their locate hints, learning indexes only as needed.
 
     The newest packs are asked first: a node one version behind learns the index of the new pack
     and no other.

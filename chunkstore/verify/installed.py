@@ -7,16 +7,19 @@ does not know. Needs neither the store nor the network: the manifest is in the n
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from chunkstore.errors import Corrupt, NotFound, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects import manifest
-from chunkstore.objects.entry import DIRECTORY, Entry
-from chunkstore.objects.names import STATE_DIR, is_below
+from chunkstore.objects.names import STATE_DIR
 from chunkstore.progress import Progress, Unwatched
-from chunkstore.worktree.compare import drift
+from chunkstore.worktree.mounts import mounts_below
 from chunkstore.worktree.node import Installed, NodeState
+from chunkstore.worktree.patterns import Patterns, own_rules
+from chunkstore.worktree.survey import Survey
 
 
 @dataclass
@@ -33,10 +36,16 @@ class TreeReport:
     unknown: list[bytes] = field(default_factory=list)
 
 
-def verify_tree(directory: str, *, progress: Progress | None = None) -> TreeReport:
-    """Compare a pulled tree with its version. Raises `NotFound` when nothing was pulled there."""
+def verify_tree(
+    directory: str, *, excludes: Iterable[bytes] = (), progress: Progress | None = None
+) -> TreeReport:
+    """Compare a pulled tree with its version. Raises `NotFound` when nothing was pulled there.
+
+    Left out is what the pull left out, what `excludes` says, and mounts that are not the image's.
+    """
     if not os.path.isdir(os.path.join(directory, os.fsdecode(STATE_DIR))):
         raise NotFound(f"nothing was pulled into {directory}", name=directory)
+    watched = progress or Unwatched()
     with (
         local_errors("can't verify"),
         NodeState(directory) as state,
@@ -46,58 +55,22 @@ def verify_tree(directory: str, *, progress: Progress | None = None) -> TreeRepo
         installed = state.installed or pending
         if installed is None:
             raise NotFound(f"nothing was pulled into {directory}", name=directory)
-        report = TreeReport(installed, is_pending=pending is not None)
-        check = _Check(state, tree, report, progress or Unwatched())
-        check.run(installed)
-        return report
-
-
-class _Check:
-    def __init__(
-        self, state: NodeState, tree: Directory, report: TreeReport, progress: Progress
-    ) -> None:
-        self._state = state
-        self._tree = tree
-        self._report = report
-        self._progress = progress
-        self._open: list[tuple[bytes, set[bytes]]] = []
-
-    def _load(self, digest: bytes) -> bytes:
-        data = self._state.node(digest)
-        if data is None:
-            raise Corrupt(f"the node's state lacks manifest node {digest.hex()}: pull again")
-        return data
-
-    def run(self, installed: Installed) -> None:
         root = installed.root
-        self._progress.expect(files=root.entries, size=root.size)
-        for entry in manifest.walk(root, self._load):
-            self._leave(entry.path)
-            self._check(entry)
-            self._progress.advance(files=1, size=entry.size)
-        self._leave(None)
-        self._report.unknown.sort()
+        watched.expect(files=root.entries, size=root.size)
+        survey = Survey(
+            tree,
+            manifest.walk(root, partial(_load, state)),
+            partial(_load, state),
+            excludes=Patterns([*state.excludes, *excludes, *own_rules(tree)]),
+            mounts=mounts_below(tree),
+            checked=lambda entry: watched.advance(files=1, size=entry.size),
+        )
+        drifted = [(letter, entry.path) for letter, entry in survey]
+        return TreeReport(installed, pending is not None, drifted, survey.unknown)
 
-    def _check(self, entry: Entry) -> None:
-        letter = drift(self._tree, entry, self._load)
-        if letter:
-            self._report.drifted.append((letter, entry.path))
-        if self._open:
-            self._open[-1][1].discard(entry.path.rpartition(b"/")[2])
-        if entry.kind == DIRECTORY and letter not in ("D", "T"):
-            self._open.append((entry.path, self._names(entry.path)))
 
-    def _names(self, path: bytes) -> set[bytes]:
-        descriptor = self._tree.open_directory(path)
-        try:
-            names = {os.fsencode(name) for name in os.listdir(descriptor)}
-        finally:
-            os.close(descriptor)
-        return names - {STATE_DIR} if not path else names
-
-    def _leave(self, path: bytes | None) -> None:
-        """What is left of the names of directories that were passed is unknown to the image."""
-        while self._open and (path is None or not is_below(path, self._open[-1][0])):
-            above, names = self._open.pop()
-            prefix = above + b"/" if above else b""
-            self._report.unknown.extend(prefix + name for name in names)
+def _load(state: NodeState, digest: bytes) -> bytes:
+    data = state.node(digest)
+    if data is None:
+        raise Corrupt(f"the node's state lacks manifest node {digest.hex()}: pull again")
+    return data

@@ -65,6 +65,15 @@ class Occasion:
         }
 
 
+def are_there(tree: Directory) -> bool:
+    """Whether the tree has hooks of its own, of whatever stage."""
+    try:
+        os.close(tree.open(STATE_DIR + b"/hooks", os.O_PATH))
+    except OSError:
+        return False
+    return True
+
+
 def write_changes(path: str, changes: Iterable[tuple[str, bytes]]) -> None:
     """Write what changes for hooks to read, durably: a letter as in `diff`, a tab, the path.
 

@@ -11,36 +11,79 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from chunkstore import fsio
 from chunkstore.errors import Conflict, Corrupt, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects.entry import DIRECTORY, FILE, Entry
-from chunkstore.objects.names import is_below, printable
+from chunkstore.objects.names import STATE_DIR, is_below, printable
 from chunkstore.progress import Progress
 from chunkstore.worktree import metadata, restore
+from chunkstore.worktree.baseline import Baseline
 from chunkstore.worktree.content import FileContents, has_content
+from chunkstore.worktree.mounts import NO_MOUNTS, Mounts, mounts_below
+from chunkstore.worktree.patterns import Patterns
+from chunkstore.worktree.plan import split
 from chunkstore.worktree.restore import Shortfalls
 
 LOST_AND_FOUND = b"lost+found"
 """What a file system of its own is born with; nothing else may be in the way."""
 
 
-def split(path: bytes) -> tuple[bytes, bytes]:
-    """A path's directory and its name."""
-    folder, _, name = path.rpartition(b"/")
-    return folder, name
+def require_empty(directory: str) -> None:
+    """Make the directory if need be. Raises `Conflict` unless it is empty.
 
-
-def require_empty(directory: str, *, but: bytes = LOST_AND_FOUND) -> None:
-    """Make the directory if need be. Raises `Conflict` unless it is empty (`lost+found` aside)."""
+    What is mounted inside may be there, with the directories on the way; so may `lost+found`, and
+    the node's own state.
+    """
     with local_errors("can't use the directory"):
         os.makedirs(directory, exist_ok=True)
-        allowed = {os.fsdecode(name) for name in (LOST_AND_FOUND, but)}
-        held = set(os.listdir(directory)) - allowed
-    if held:
-        raise Conflict(f"{directory} is not empty (it holds {sorted(held)[0]!r}): name a new one")
+        with Directory(directory) as tree:
+            held = next(_foreign(tree, mounts_below(tree)), None)
+    if held is not None:
+        raise Conflict(
+            f"{directory} is not empty (it holds {printable(held)!r}): name a new directory"
+        )
+
+
+def _foreign(tree: Directory, mounts: Mounts) -> Iterator[bytes]:
+    """Paths that somebody put there before an installation."""
+    waiting = [b"", *mounts.points]
+    while waiting:
+        folder = waiting.pop()
+        with fsio.opened(tree, folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+            names = sorted(map(os.fsencode, os.listdir(descriptor)))
+        for name in names:
+            path = folder + b"/" + name if folder else name
+            if name == LOST_AND_FOUND or path == STATE_DIR or mounts.is_on_the_way(path):
+                if mounts.is_on_the_way(path) and path not in mounts.points:
+                    waiting.append(path)
+            else:
+                yield path
+
+
+def wanted(entries: Iterable[Entry], excludes: Patterns, mounts: Mounts) -> Iterator[Entry]:
+    """The entries that are to be installed: none that is excluded or on a mount not ours.
+
+    A hardlink group whose first path is left out, or on another file system, gets another first.
+    """
+    leaders: dict[bytes, bytes] = {}
+    for entry in entries:
+        if excludes.covers(
+            entry.path, is_directory=entry.kind == DIRECTORY
+        ) or mounts.is_left_alone(entry.path):
+            continue
+        if entry.link and (excludes or mounts):
+            leader = leaders.get(entry.link)
+            if leader is None:
+                can_lead = mounts.of(entry.link) == mounts.of(entry.path) and not (
+                    excludes.covers(entry.link, is_directory=False)
+                    or mounts.is_left_alone(entry.link)
+                )
+                leader = leaders[entry.link] = entry.link if can_lead else entry.path
+            entry = entry._replace(link=b"" if leader == entry.path else leader)  # noqa: PLW2901
+        yield entry
 
 
 class Installer:
@@ -52,12 +95,16 @@ class Installer:
         shortfalls: Shortfalls,
         progress: Progress,
         *,
+        baseline: Baseline | None = None,
+        mounts: Mounts = NO_MOUNTS,
         written: Callable[[Entry], None] = lambda _: None,
         resume: bool = False,
     ) -> None:
         self._tree = tree
         self._shortfalls = shortfalls
         self._progress = progress
+        self._baseline = baseline or Baseline(None)
+        self._mounts = mounts
         self._written = written
         self._resume = resume
         self._around: list[Entry] = []
@@ -78,7 +125,10 @@ class Installer:
         for entry in reversed(self._flagged):
             with fsio.opened(self._tree, entry.path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
                 restore.set_flags(descriptor, entry, self._shortfalls)
-        fsio.sync_filesystem(self._tree.descriptor)
+        self._baseline.flush()
+        for point in (b"", *self._mounts.points):
+            with fsio.opened(self._tree, point, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+                fsio.sync_filesystem(descriptor)
 
     # Only the innermost directory is open: a descriptor for each level of a deep tree could be
     # more than a process may have.
@@ -131,9 +181,16 @@ class Installer:
             return
         elif entry.kind == FILE:
             self._file(entry, folder, name, contents)
-        elif not restore.make_special(folder, name, entry, self._shortfalls):
+        elif restore.make_special(folder, name, entry, self._shortfalls):
+            self._note(entry, folder, name)
+        else:
             self._refused.add(entry.path)
         self._note_flags(entry)
+
+    def _note(self, entry: Entry, folder: int, name: bytes) -> None:
+        status = fsio.lstat(folder, name)
+        if status is not None:
+            self._baseline.note(entry.path, status)
 
     def _note_flags(self, entry: Entry) -> None:
         # Only these have flags; opening another to set them would do something to it.
@@ -146,7 +203,12 @@ class Installer:
             os.mkdir(name, 0o700, dir_fd=folder)
         except FileExistsError:
             is_new = False
-            if not self._resume and entry.path != LOST_AND_FOUND:
+            is_expected = (
+                self._resume
+                or split(entry.path)[1] == LOST_AND_FOUND
+                or self._mounts.is_on_the_way(entry.path)
+            )
+            if not is_expected:
                 raise
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(name, flags, dir_fd=folder)
@@ -163,6 +225,7 @@ class Installer:
             if contents is None:
                 restore.undress(descriptor, entry, self._shortfalls)
             restore.dress(descriptor, entry, self._shortfalls)
+            self._baseline.note(entry.path, os.fstat(descriptor))
         finally:
             os.close(descriptor)
         self._written(entry)
@@ -178,9 +241,14 @@ class Installer:
         except FileNotFoundError as error:
             where = printable(entry.path)
             raise Corrupt(f"{where}: the file it is linked to is missing", where=where) from error
+        else:
+            restore.check_link(folder, name, entry)
+            # One more link has moved the time of change of them all; of the others that are there
+            # the content will be compared.
+            self._note(entry, folder, name)
+            self._note(entry._replace(path=entry.link), source, first)
         finally:
             os.close(source)
-        restore.check_link(folder, name, entry)
 
 
 def _clear(folder: int, name: bytes, entry: Entry) -> None:

@@ -1,9 +1,14 @@
 """Node state: what a pulled tree knows about itself, in its own `.imgstore/` directory.
 
     state.sqlite      what is installed, from where; the manifest's nodes
+    baseline.sqlite   how the system described each file when it was put there: a cache
     catalog.sqlite    where chunks lie in the remote's packs: a cache
     stage/            frames fetched and not yet used
     new/              files made and not yet renamed into place
+    journal           what an update still has to do to the tree
+    changes           the paths an update changes, for hooks
+    saved/            what was changed here and stood in an update's way
+    exclude, hooks/   the administrator's
     lock              held while a pull works
 
 Promises: `installed` names a version only when the whole tree has been made so; while it is being
@@ -15,7 +20,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import sqlite3
 import stat
 from collections.abc import Iterable, Mapping
@@ -28,28 +32,77 @@ from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import STATE_DIR
 from chunkstore.storage.catalog import Catalog
 from chunkstore.storage.stage import Stage
+from chunkstore.worktree import journal
+from chunkstore.worktree.baseline import Baseline
 
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS node (digest BLOB PRIMARY KEY, data BLOB NOT NULL);
 """
+_FRESH: Final = "CREATE TEMP TABLE fresh (digest BLOB PRIMARY KEY, data BLOB NOT NULL);"
+"""Nodes that were only looked at: those of a dry run."""
+
+
+class Layer(NamedTuple):
+    """An image and which version of it."""
+
+    image: str
+    version: bytes
 
 
 class Installed(NamedTuple):
-    """A version of an image of a store, and the root of its manifest."""
+    """What a tree is made of: versions of a store laid over each other, and their manifest's root.
+
+    One layer in most cases; then the root is that version's own.
+    """
 
     store_id: bytes
-    image: str
-    version: bytes
+    layers: tuple[Layer, ...]
     root: NodeRef
+
+    @property
+    def image(self) -> str:
+        """The images, joined as in a SPEC."""
+        return "+".join(layer.image for layer in self.layers)
+
+    @property
+    def version(self) -> bytes:
+        """The version of the first layer."""
+        return self.layers[0].version
+
+
+class Source(NamedTuple):
+    """Where a tree comes from: the remote, and the SPEC."""
+
+    remote: str
+    spec: str
+
+
+class After(NamedTuple):
+    """Hooks that still have to run after a change, and what they are told of it."""
+
+    image: str
+    old: str
+    new: str
+    commands: tuple[str, ...]
 
 
 class NodeState:
-    """The state of the tree at `directory`; a context manager that holds its lock."""
+    """The state of the tree at `directory`; a context manager that holds its lock.
 
-    def __init__(self, directory: str) -> None:
+    `read_only` leaves all of it as it is: what is added is kept in memory, and a tree without
+    state is one where nothing was ever pulled.
+    """
+
+    def __init__(self, directory: str, *, read_only: bool = False) -> None:
         self._root = os.path.join(directory, os.fsdecode(STATE_DIR))
+        self._read_only = read_only
+        self._lock = -1
+        if read_only and not os.path.isfile(self._path("state.sqlite")):
+            self._database = sqlite3.connect(":memory:", isolation_level=None)
+            self._database.executescript(_SCHEMA + _FRESH)
+            return
         with local_errors("can't use the node's state"):
             if not os.path.lexists(self._root):
                 os.mkdir(self._root, 0o700)
@@ -57,7 +110,8 @@ class NodeState:
             # Root is about to write here: a directory or link somebody else planted is no place.
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
                 raise LocalError(f"{self._root} is not a directory of ours: look who made it")
-            os.chmod(self._root, 0o700)
+            if stat.S_IMODE(status.st_mode) != 0o700:
+                os.chmod(self._root, 0o700)
             self._lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._acquire()
@@ -79,11 +133,17 @@ class NodeState:
         path = self._path("state.sqlite")
         try:
             database = sqlite3.connect(path, isolation_level=None)
+            database.execute("PRAGMA temp_store=MEMORY")
+            database.executescript(_FRESH)
             # What is installed must be true after a power cut: every commit waits for the disk.
             database.execute("PRAGMA synchronous=FULL")
             found = database.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, _SCHEMA_VERSION):
-                raise Corrupt(f"{path}: state of version {found}, this program knows 1", where=path)
+                raise Corrupt(
+                    f"{path}: state of version {found}, this program knows {_SCHEMA_VERSION}: "
+                    "pull into an empty directory instead",
+                    where=path,
+                )
             if not found:
                 database.executescript(_SCHEMA)
                 database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
@@ -98,7 +158,8 @@ class NodeState:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._database.close()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
         if isinstance(error, sqlite3.DatabaseError):
             raise self._damage(error) from error
 
@@ -124,6 +185,30 @@ class NodeState:
         return self._installed("pending")
 
     @property
+    def previous(self) -> Installed | None:
+        """What the tree was before it became `installed`."""
+        return self._installed("previous")
+
+    @property
+    def token(self) -> bytes:
+        """Which journal says what is left to do; empty when that of none does."""
+        return self._fact("token") or b""
+
+    @property
+    def excludes(self) -> tuple[bytes, ...]:
+        """The patterns of paths that were left out of what is installed."""
+        return self._fact("excludes") or ()
+
+    @property
+    def after(self) -> After | None:
+        """Hooks that have to run now that the tree is `installed`."""
+        value = self._fact("after")
+        if not value:
+            return None
+        image, old, new, commands = value
+        return After(image, old, new, tuple(commands))
+
+    @property
     def halves(self) -> list[Installed]:
         """All versions the tree may hold parts of besides `installed`, `pending` among them.
 
@@ -140,16 +225,16 @@ class NodeState:
 
     def _as_installed(self, value: Any) -> Installed:
         try:
-            store_id, image, version, root = value
-            return Installed(store_id, image, version, NodeRef(*root))
+            store_id, layers, root = value
+            return Installed(store_id, tuple(Layer(*layer) for layer in layers), NodeRef(*root))
         except (TypeError, ValueError) as error:
             raise self._damage(error) from error
 
     @property
-    def source(self) -> tuple[str, str] | None:
+    def source(self) -> Source | None:
         """Remote and SPEC of the last pull."""
         value = self._fact("source")
-        return (value[0], value[1]) if value else None
+        return Source(*value) if value else None
 
     def _fact(self, name: str) -> Any:
         row = self._database.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
@@ -167,18 +252,93 @@ class NodeState:
             except sqlite3.OperationalError as error:
                 raise LocalError(f"can't write the node's state: {error}") from error
 
-    def begin(self, target: Installed) -> None:
-        """The tree is about to be changed into `target`."""
-        given_up = tuple(half for half in self.halves if half != target)
-        self._state({"pending": target, "given up": given_up})
+    def begin(
+        self,
+        target: Installed,
+        source: Source,
+        token: bytes = b"",
+        *,
+        after: After | None = None,
+    ) -> None:
+        """The tree is about to be changed into `target`, as the journal of that token says.
 
-    def complete(self, target: Installed, source: tuple[str, str]) -> None:
-        """The tree is `target`, durably."""
-        self._state({"installed": target, "pending": None, "given up": (), "source": source})
+        `after` is what has to run once it is.
+        """
+        given_up = tuple(half for half in self.halves if half != target)
+        self._state(
+            {
+                "pending": target,
+                "token": token,
+                "given up": given_up,
+                "pending source": source,
+                "pending after": after,
+            }
+        )
+
+    @property
+    def pending_source(self) -> Source | None:
+        """Where what the tree is being changed into comes from."""
+        value = self._fact("pending source")
+        return Source(*value) if value else None
+
+    def complete(
+        self,
+        target: Installed,
+        source: Source,
+        *,
+        excludes: tuple[bytes, ...] = (),
+    ) -> None:
+        """The tree is `target`, durably, but for what `excludes` says."""
+        facts: dict[str, object] = {
+            "installed": target,
+            "pending": None,
+            "token": b"",
+            "given up": (),
+            "source": source,
+            "excludes": excludes,
+            "after": self._fact("pending after") or None,
+            "pending after": None,
+        }
+        before = self.installed
+        if before is not None and before != target:
+            facts["previous"] = before
+        self._state(facts)
+
+    def note_source(self, source: Source) -> None:
+        """Remember another remote or SPEC for what is installed."""
+        self._state({"source": source})
+
+    def hooks_done(self) -> None:
+        """What had to run after the change has run."""
+        self._state({"after": None})
+
+    @property
+    def journal(self) -> str:
+        """Path of the journal."""
+        return self._path("journal")
+
+    @property
+    def changes(self) -> str:
+        """Path of the list of changed paths."""
+        return self._path("changes")
+
+    def baseline(self) -> Baseline:
+        """How the files of the image looked when they were put there."""
+        path = self._path("baseline.sqlite")
+        if self._read_only and not os.path.exists(path):
+            return Baseline(None)
+        return Baseline(path, read_only=self._read_only)
 
     def node(self, digest: bytes) -> bytes | None:
         """A node of a manifest or chunk list, if it is here, and whole."""
-        row = self._database.execute("SELECT data FROM node WHERE digest = ?", (digest,)).fetchone()
+        row = None
+        for table in ("node", "fresh") if self._read_only else ("node",):
+            row = (
+                row
+                or self._database.execute(
+                    f"SELECT data FROM {table} WHERE digest = ?", (digest,)
+                ).fetchone()
+            )
         return row[0] if row is not None and chunk_digest(row[0]) == digest else None
 
     def missing(self, digests: Iterable[bytes]) -> list[bytes]:
@@ -186,7 +346,11 @@ class NodeState:
         return [
             digest
             for digest in digests
-            if self._database.execute("SELECT 1 FROM node WHERE digest = ?", (digest,)).fetchone()
+            if self._database.execute(
+                "SELECT 1 FROM node WHERE digest = ?1 "
+                "UNION ALL SELECT 1 FROM fresh WHERE digest = ?1",
+                (digest,),
+            ).fetchone()
             is None
         ]
 
@@ -194,7 +358,10 @@ class NodeState:
         """Keep nodes whose digests were checked."""
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT OR REPLACE INTO node VALUES (?, ?)", nodes.items())
+            table = "fresh" if self._read_only else "node"
+            self._database.executemany(
+                f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", nodes.items()
+            )
             self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise LocalError(f"can't write the node's state: {error}") from error
@@ -226,25 +393,13 @@ class NodeState:
 
     def clear(self) -> None:
         """Remove what only a change under way needs."""
-        self.fresh_directory()
         self.stage().clear()
+        journal.remove(self.journal)
 
     def catalog(self) -> Catalog:
         """Where chunks lie in the remote's packs."""
-        return Catalog(self._path("catalog.sqlite"))
+        return Catalog(None if self._read_only else self._path("catalog.sqlite"))
 
     def stage(self) -> Stage:
         """Where fetched frames wait."""
         return Stage(self._path("stage"))
-
-    def fresh_directory(self) -> str:
-        """An empty directory for files that are made before they are put into place."""
-        path = self._path("new")
-        with local_errors("can't use the node's state"):
-            shutil.rmtree(path, ignore_errors=True)
-            os.mkdir(path, 0o700)
-        return path
-
-    def saved_directory(self, label: str) -> str:
-        """Where things of the node's own go that stand in the way of an update."""
-        return os.path.join(self._root, "saved", label)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from chunkstore import fsio
-from chunkstore.errors import Corrupt
+from chunkstore.errors import Corrupt, LocalError
 from chunkstore.objects.entry import (
     BLOCK,
     CHARACTER,
@@ -47,13 +47,20 @@ _PLAIN_TIME: Final = range(2**31 * 1_000_000_000)
 
 
 class Shortfalls:
-    """What could not be set: for each kind of thing how often, and the first path and reason."""
+    """What could not be set: for each kind of thing how often, and the first path and reason.
 
-    def __init__(self) -> None:
+    With `strict` the first is an error; `devices` says whether the image may make any.
+    """
+
+    def __init__(self, *, strict: bool = False, devices: bool = True) -> None:
+        self.strict = strict
+        self.devices = devices
         self.kinds: dict[str, tuple[int, bytes, str]] = {}
 
     def note(self, kind: str, path: bytes, reason: str) -> None:
-        """Count one more."""
+        """Count one more. Raises `LocalError` if none is allowed."""
+        if self.strict:
+            raise LocalError(f"{kind} can't be set on {printable(path)}: {reason}")
         count, first, why = self.kinds.get(kind, (0, path, reason))
         self.kinds[kind] = (count + 1, first, why)
 
@@ -87,6 +94,9 @@ def make_file(folder: int, name: bytes, content: Content, size: int) -> int:
 
 def make_special(folder: int, name: bytes, entry: Entry, shortfalls: Shortfalls) -> bool:
     """Create a symlink, device or fifo and dress it; False when that was refused."""
+    if entry.kind in (CHARACTER, BLOCK) and not shortfalls.devices:
+        shortfalls.note("devices", entry.path, "not wanted here")
+        return False
     try:
         if entry.kind == SYMLINK:
             os.symlink(entry.content, name, dir_fd=folder)
@@ -128,6 +138,12 @@ def dress(target: int | bytes, entry: Entry, shortfalls: Shortfalls) -> None:
     for name, value in entry.xattrs:
         with _allowed(_xattr_kind(name), entry, shortfalls):
             os.setxattr(target, name, value, follow_symlinks=follow)
+    set_time(target, entry, shortfalls)
+
+
+def set_time(target: int | bytes, entry: Entry, shortfalls: Shortfalls) -> None:
+    """Set the time of an open file or directory, or of a path whose end is not followed."""
+    follow = isinstance(target, int)
     with _allowed("times", entry, shortfalls):
         os.utime(target, ns=(entry.mtime, entry.mtime), follow_symlinks=follow)
         if entry.mtime not in _PLAIN_TIME:

@@ -6,7 +6,7 @@ What a file holds is only a guess until its bytes have the right digest; every l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from chunkstore import fsio
 from chunkstore.fsio import Directory
@@ -71,7 +71,8 @@ class WrittenBefore:
 
     Which do is found beforehand by a pass over the manifest with a bit table of fixed size; the
     few that only seem to occur again cost nothing but a note. `unique` and `unique_bytes` are how
-    many different chunks there are, by the same table; `total_bytes` is what all files hold.
+    many different chunks there are, by the same table; `total_bytes` is what all files hold, and
+    `entries` how many paths there are.
     """
 
     def __init__(self, tree: Directory, entries: Iterable[Entry], load: Load) -> None:
@@ -82,8 +83,9 @@ class WrittenBefore:
         self.unique = 0
         self.unique_bytes = 0
         self.total_bytes = 0
+        self.entries = 0
         seen = bytearray(1 << (_BITS - 3))
-        files = (entry for entry in entries if has_content(entry))
+        files = (entry for entry in self._counted(entries) if has_content(entry))
         for digest, length in (pair for entry in files for pair in chunks_of(entry, load)):
             bit = int.from_bytes(digest[:4], "little") >> (32 - _BITS)
             mask = 1 << (bit & 7)
@@ -94,6 +96,11 @@ class WrittenBefore:
                 self.unique += 1
                 self.unique_bytes += length
             seen[bit >> 3] |= mask
+
+    def _counted(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            self.entries += 1
+            yield entry
 
     def written(self, entry: Entry) -> None:
         """A file has its content now: note the chunks that will occur again."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 from chunkstore.objects import entry as kinds
 from chunkstore.objects.entry import DEVICE, SYMLINK, Entry, change_letter
 from chunkstore.objects.names import printable
-from imgstore.output import counted, json_path, local_time, mode_text, utc
+from imgstore.output import counted, json_path, local_time, mode_text, short, utc
 
 if TYPE_CHECKING:
     from chunkstore.objects.delta import Difference
     from chunkstore.objects.documents import Ref
     from chunkstore.storage.repository import Resolved
+    from chunkstore.worktree.node import Layer
     from chunkstore.worktree.restore import Shortfalls
 
 LETTERS: Final = {
@@ -154,3 +155,18 @@ def shortfall_documents(shortfalls: Shortfalls) -> list[dict[str, Any]]:
         {"kind": kind, "count": count, "first": json_path(path), "reason": reason}
         for kind, (count, path, reason) in shortfalls.kinds.items()
     ]
+
+
+def layers_text(layers: Iterable[Layer]) -> str:
+    """`web 3fa9c1d2e0ab`, and with overlays `web 3fa9c1d2e0ab + rack7 8ccdbd0c5eba`."""
+    return " + ".join(f"{layer.image} {short(layer.version)}" for layer in layers)
+
+
+def layer_documents(layers: Iterable[Layer]) -> list[dict[str, str]]:
+    """The same for JSON."""
+    return [{"image": layer.image, "version": layer.version.hex()} for layer in layers]
+
+
+def changes_in_order(changes: Iterable[tuple[str, bytes]]) -> list[tuple[bytes, str]]:
+    """Path and letter of each change, ordered by the bytes of the path."""
+    return sorted((path, letter) for letter, path in changes)

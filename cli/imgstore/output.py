@@ -64,8 +64,13 @@ class Output:
         if not self.quiet:
             warn(text)
 
-    def warnings(self, texts: Sequence[str]) -> None:
+    def error(self, text: str) -> None:
+        """Something that failed, on stderr."""
+        warn(text)
+
+    def warnings(self, texts: Iterable[str]) -> None:
         """A line each on stderr; without `-v` only the first few."""
+        texts = list(texts)
         shown = texts if self.verbose else texts[:_SHOWN_WARNINGS]
         for text in shown:
             warn(text)

@@ -217,14 +217,67 @@ def _add_moving(verb: Maker) -> None:
         "pull http://head:8730/web:2026-11 /srv/node",
         "pull /mnt/usb/store/web /srv/node",
         "pull /srv/node",
+        "pull --dry-run /srv/node",
+        "pull http://head:8730/web+rack7+node12 / --mirror --exclude /var/lib",
         more="A REMOTE is the URL or the directory of a store. DIR is new, empty, or was pulled\n"
-        "before; then it remembers its remote, and DIR alone is enough.\n\n" + SPEC,
+        "before; then it remembers its remote, and DIR alone is enough. What the image does not\n"
+        "know stays, and what was changed here and stands in the way goes to .imgstore/saved/.\n\n"
+        + SPEC,
     )
-    made.add_argument("remote", metavar="REMOTE/SPEC", nargs="?", help="the version")
+    made.add_argument("remote", metavar="REMOTE/SPEC[+OVERLAY...]", nargs="?", help="the version")
     made.add_argument("directory", metavar="DIR", help="the directory")
+    made.add_argument(
+        "--dry-run", action="store_true", help="only say what would change, and what would move"
+    )
+    made.add_argument(
+        "--mirror",
+        action="store_true",
+        help="make DIR exactly the version: remove what the image does not know, mend the rest",
+    )
+    _add_excludes(made)
+    _add_applying(made)
+
+
+def _add_applying(parser: argparse.ArgumentParser) -> None:
+    """Options of every verb that changes a tree in use."""
+    parser.add_argument(
+        "--pre-apply",
+        metavar="CMD",
+        action="append",
+        default=[],
+        help="run CMD before anything changes; when it fails, nothing does",
+    )
+    parser.add_argument(
+        "--post-apply", metavar="CMD", action="append", default=[], help="run CMD afterwards"
+    )
+    parser.add_argument(
+        "--no-devices", action="store_true", help="make no devices, whatever the image holds"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="what can't be set (owners, xattrs) is an error"
+    )
 
 
 def _add_keeping(verb: Maker) -> None:
+    made = verb(
+        "recover",
+        "finish a pull that was interrupted, without the network",
+        "recover /",
+        more="Does what the journal in DIR/.imgstore says is left to do. Meant for boot time; the\n"
+        "next pull does the same. Nothing to finish is no error.",
+    )
+    made.add_argument("directory", metavar="DIR", help="the directory")
+    made = verb(
+        "rollback",
+        "make a pulled directory what it was before",
+        "rollback /srv/node",
+        more="After 'pull --atomic' the tree of before is exchanged back, without the network;\n"
+        "else the version of before is pulled from the same remote. The next pull goes forward\n"
+        "again.",
+    )
+    made.add_argument("directory", metavar="DIR", help="the directory")
+    _add_excludes(made)
+    _add_applying(made)
     made = verb(
         "serve",
         "serve the store over HTTP",
@@ -244,11 +297,19 @@ def _add_keeping(verb: Maker) -> None:
         "check a store to the last bit, or a pulled directory",
         "verify",
         "verify /srv/node",
+        "verify --repair /srv/node",
         more="Exit code 1 when something is off, after naming all of it.",
     )
     made.add_argument(
         "directory", metavar="DIR", nargs="?", help="a pulled directory, instead of the store"
     )
+    made.add_argument(
+        "--repair",
+        action="store_true",
+        help="make DIR what it should be; what was changed here goes to .imgstore/saved/",
+    )
+    _add_excludes(made)
+    _add_applying(made)
     made = verb(
         "gc",
         "drop what no tag reaches, and free its space",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from chunkstore.checkout import CheckoutReport, checkout
 from chunkstore.commit import CommitReport, commit
@@ -19,7 +20,7 @@ from chunkstore.objects.chunker import Parameters
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import parse_spec
-from chunkstore.pull import PullReport, pull
+from chunkstore.pull import PullOptions, PullReport, pull
 from chunkstore.storage import store as stores
 from chunkstore.storage.backend import Reader
 from chunkstore.storage.backends.memory import MemoryBackend
@@ -50,8 +51,9 @@ def restore(store: Store, spec: str, directory: Path) -> CheckoutReport:
     return checkout(store, store.resolve(parse_spec(spec)).version, str(directory))
 
 
-def bring(reader: Reader, spec: str, directory: Path) -> PullReport:
-    return pull(reader, parse_spec(spec), str(directory))
+def bring(reader: Reader, spec: str, directory: Path, **options: Any) -> PullReport:
+    specs = [parse_spec(part) for part in spec.split("+")]
+    return pull(reader, specs, str(directory), options=PullOptions(**options))
 
 
 def listing(store: Store, *, local: bool = False) -> dict[str, tuple[int, int]]:

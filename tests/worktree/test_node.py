@@ -12,15 +12,15 @@ from support import trees
 from chunkstore.errors import Conflict, Corrupt, LocalError
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.objects.manifest import NodeRef
-from chunkstore.worktree.node import Installed, NodeState
+from chunkstore.worktree.node import After, Installed, Layer, NodeState, Source
 
 
 def version(number: int) -> Installed:
     root = NodeRef(b"", bytes([number]) * 32, 100 + number, 10, 1000)
-    return Installed(bytes(16), "web", bytes([100 + number]) * 32, root)
+    return Installed(bytes(16), (Layer("web", bytes([100 + number]) * 32),), root)
 
 
-SOURCE = ("http://head:8730/", "web:latest")
+SOURCE = Source("http://head:8730/", "web:latest")
 
 
 def test_a_new_node_knows_nothing(quick: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_new_node_knows_nothing(quick: Path) -> None:
 
 def test_what_was_said_is_known_the_next_time(quick: Path) -> None:
     with NodeState(str(quick)) as state:
-        state.begin(version(1))
+        state.begin(version(1), SOURCE)
     with NodeState(str(quick)) as state:
         assert not state.is_new
         assert (state.installed, state.pending) == (None, version(1))
@@ -52,7 +52,7 @@ def test_every_version_the_tree_may_hold_parts_of_is_kept(quick: Path) -> None:
     with NodeState(str(quick)) as state:
         state.complete(version(1), SOURCE)
         for number in (2, 3, 2, 3, 4):
-            state.begin(version(number))
+            state.begin(version(number), SOURCE)
     with NodeState(str(quick)) as state:
         assert state.pending == version(4)
         assert sorted(half.version for half in state.halves) == [
@@ -60,6 +60,43 @@ def test_every_version_the_tree_may_hold_parts_of_is_kept(quick: Path) -> None:
         ]
         state.complete(version(4), SOURCE)
         assert state.halves == []
+
+
+def test_what_was_before_and_what_has_to_run_after(quick: Path) -> None:
+    after = After("web", "", "ab", ("true",))
+    with NodeState(str(quick)) as state:
+        state.begin(version(1), SOURCE, b"token", after=after)
+    with NodeState(str(quick)) as state:
+        assert (state.token, state.pending_source, state.after) == (b"token", SOURCE, None)
+        state.complete(version(1), SOURCE, excludes=(b"/var",))
+    with NodeState(str(quick)) as state:
+        assert (state.token, state.previous, state.after) == (b"", None, after)
+        assert state.excludes == (b"/var",)
+        state.complete(version(2), SOURCE)
+    with NodeState(str(quick)) as state:
+        assert (state.previous, state.after, state.excludes) == (version(1), None, ())
+        state.complete(version(2), SOURCE)
+        assert state.previous == version(1)
+
+
+def test_a_look_changes_nothing(quick: Path) -> None:
+    with NodeState(str(quick / "never"), read_only=True) as state:
+        assert state.is_new
+        state.add_nodes({bytes(32): b"node"})
+        assert state.missing([bytes(32)]) == []
+    assert os.listdir(quick) == []
+    with NodeState(str(quick)) as state:
+        state.complete(version(1), SOURCE)
+    before = trees.facts(quick, skip=())
+    digest = chunk_digest(b"node")
+    with NodeState(str(quick), read_only=True) as state:
+        assert state.installed == version(1)
+        state.add_nodes({digest: b"node"})
+        assert state.node(digest) == b"node"
+        assert state.missing([digest, bytes(32)]) == [bytes(32)]
+    assert trees.differences(before, trees.facts(quick, skip=())) == []
+    with NodeState(str(quick)) as state:
+        assert state.node(digest) is None
 
 
 def test_nodes(quick: Path) -> None:

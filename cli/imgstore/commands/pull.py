@@ -3,41 +3,77 @@
 from __future__ import annotations
 
 import os
+import time
 from argparse import Namespace
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 
 from chunkstore.errors import Usage
 from chunkstore.objects.names import Spec, parse_spec, printable
-from chunkstore.pull import PullReport, pull, remembered_source
+from chunkstore.pull import PullOptions, PullReport, pull, remembered
 from chunkstore.storage.backends import open_reader
-from imgstore.describe import shortfall_documents, shortfall_lines
-from imgstore.output import Output, counted, human, json_path, short
+from imgstore.describe import (
+    change_counts,
+    change_documents,
+    changes_in_order,
+    layer_documents,
+    layers_text,
+    shortfall_documents,
+    shortfall_lines,
+)
+from imgstore.output import Output, counted, human, json_path, warn
+from imgstore.worktrees import exclude_rules
 
 
 def run(options: Namespace, output: Output) -> int:
     """Pull, and say what was needed, what was here, and what came over the network."""
-    location, spec = _source(options)
+    location, specs = _source(options)
     with (
         closing(open_reader(location)) as reader,
-        output.progress(f"pull {spec.image}") as progress,
+        output.progress(f"pull {options.directory}") as progress,
     ):
-        report = pull(reader, spec, options.directory, location=location, progress=progress)
-    output.warnings(shortfall_lines(report.shortfalls))
-    output.warnings([f"{printable(path)}: kept as {place}" for path, place in report.saved])
-    output.report(_text(options.directory, report), _document(options.directory, location, report))
-    return 0
+        report = pull(
+            reader,
+            specs,
+            options.directory,
+            location=location,
+            options=pull_options(options),
+            progress=progress,
+        )
+    return tell(report, options, output, location)
 
 
-def _source(options: Namespace) -> tuple[str, Spec]:
+def pull_options(options: Namespace) -> PullOptions:
+    """What the command line says of how to pull."""
+    return PullOptions(
+        mirror=getattr(options, "mirror", False),
+        dry_run=getattr(options, "dry_run", False),
+        strict=getattr(options, "strict", False),
+        devices=not getattr(options, "no_devices", False),
+        excludes=tuple(exclude_rules(options)) if hasattr(options, "excludes") else (),
+        pre_apply=tuple(getattr(options, "pre_apply", ())),
+        post_apply=tuple(getattr(options, "post_apply", ())),
+        stamp=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
+        environment=dict(os.environ),
+        listener=hook_line,
+    )
+
+
+def hook_line(hook: str, line: str) -> None:
+    """Show what a hook printed; stdout is for results."""
+    warn(f"{hook}: {line}")
+
+
+def _source(options: Namespace) -> tuple[str, Sequence[Spec]]:
     """The remote and the SPEC, as given or as remembered by the directory."""
     if options.remote is None:
-        known = remembered_source(options.directory)
+        known = remembered(options.directory)
         if known is None or not known[0]:
             raise Usage(
                 f"{options.directory} was not pulled before: "
                 f"say what it shall be, 'imgstore pull REMOTE/SPEC {options.directory}'"
             )
-        return known[0], parse_spec(known[1])
+        return known[0], [parse_spec(known[1])]
     location, slash, text = options.remote.rpartition("/")
     if not slash:
         raise Usage(
@@ -49,45 +85,95 @@ def _source(options: Namespace) -> tuple[str, Spec]:
         location = os.path.abspath(location or "/")
     elif location.endswith(":/"):
         raise Usage(f"{options.remote!r} names no image: write {options.remote}/IMAGE")
-    return location, parse_spec(text)
+    return location, [parse_spec(text)]
 
 
-def _text(directory: str, report: PullReport) -> str:
-    name = f"{report.image} {short(report.version)}"
+def tell(report: PullReport, options: Namespace, output: Output, location: str) -> int:
+    """Report what became of a tree; the exit code."""
+    directory = options.directory
+    is_dry = getattr(options, "dry_run", False)
+    output.warnings(shortfall_lines(report.shortfalls))
+    output.warnings(_remarks(report, is_dry=is_dry))
+    if is_dry and not output.as_json:
+        for path, letter in changes_in_order(report.changes):
+            output.line(f"{letter}\t{printable(path)}")
+    output.report(_text(directory, report, is_dry=is_dry), _document(options, location, report))
+    if report.hook_error:
+        output.error(f"{report.hook_error}; the next pull runs it again")
+        return 7
+    return 0
+
+
+def _remarks(report: PullReport, *, is_dry: bool) -> Iterable[str]:
+    for path, place in report.saved:
+        shown = printable(path)
+        if is_dry:
+            yield f"{shown}: was changed here, and would be moved to .imgstore/saved/"
+        else:
+            yield f"{shown}: was changed here, kept as {printable(place)}"
+    for path in report.kept:
+        yield f"{printable(path)}: was changed here, left alone (the image changes its metadata)"
+    if report.is_changed:
+        for path, kind in report.left_alone:
+            yield f"{printable(path)}: {kind} is mounted there, left alone"
+
+
+def _text(directory: str, report: PullReport, *, is_dry: bool) -> str:
+    name = layers_text(report.layers)
     traffic = f"{human(report.received)} received in {counted(report.requests, 'request')}"
+    if report.is_recovered and not report.requests:
+        return f"{directory} is {name}: an interrupted update was finished"
     if not report.is_changed:
         return f"{directory} is {name} already; {traffic}"
     if report.is_first:
         done = f"{report.entries:,} entries"
     else:
         done = f"{report.changed:,} changed, {report.removed:,} removed"
-    return (
-        f"{directory} is {name}: {done}; "
+    needed = (
         f"needed {counted(report.needed_chunks, 'chunk')} ({human(report.needed_bytes)}), "
         f"found {report.local_chunks:,} here ({human(report.local_bytes)}), "
-        f"fetched {report.fetched_chunks:,} ({human(report.fetched_bytes)}); {traffic}"
     )
+    fetched = f"{report.fetched_chunks:,} ({human(report.fetched_bytes)})"
+    if is_dry:
+        moving = f"would fetch {fetched}, {human(report.moving)} over the network"
+        return f"{directory} would be {name}: {done}; {needed}{moving}; nothing was changed"
+    return f"{directory} is {name}: {done}; {needed}fetched {fetched}; {traffic}"
 
 
-def _document(directory: str, location: str, report: PullReport) -> dict[str, object]:
+def _document(options: Namespace, location: str, report: PullReport) -> dict[str, object]:
     def amount(chunks: int, size: int) -> dict[str, int]:
         return {"chunks": chunks, "bytes": size}
 
-    return {
+    document: dict[str, object] = {
         "image": report.image,
         "version": report.version.hex(),
+        "layers": layer_documents(report.layers),
+        "before": layer_documents(report.before),
         "remote": location,
-        "directory": directory,
+        "directory": options.directory,
+        "dry_run": getattr(options, "dry_run", False),
         "changed": report.is_changed,
         "first": report.is_first,
+        "recovered": report.is_recovered,
         "entries": report.entries,
         "entries_changed": report.changed,
         "entries_removed": report.removed,
         "needed": amount(report.needed_chunks, report.needed_bytes),
         "found": amount(report.local_chunks, report.local_bytes),
         "fetched": amount(report.fetched_chunks, report.fetched_bytes),
+        "moving_bytes": report.moving,
         "received_bytes": report.received,
         "requests": report.requests,
         "shortfalls": shortfall_documents(report.shortfalls),
-        "saved": [{"path": json_path(path), "place": place} for path, place in report.saved],
+        "saved": [
+            {"path": json_path(path), "place": json_path(place)} for path, place in report.saved
+        ],
+        "kept": [json_path(path) for path in report.kept],
+        "left_alone": [{"path": json_path(path), "kind": kind} for path, kind in report.left_alone],
+        "hook_error": report.hook_error or None,
     }
+    if getattr(options, "dry_run", False):
+        changes = changes_in_order(report.changes)
+        document["counts"] = change_counts(changes)
+        document["changes"] = list(change_documents(changes))
+    return document

@@ -5,21 +5,43 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Final
 
+from chunkstore.errors import Usage
 from chunkstore.objects.names import printable
 from chunkstore.verify import Problem, verify_store
 from chunkstore.verify.installed import verify_tree
-from imgstore.describe import change_counts, change_documents
-from imgstore.output import Output, counted, human, json_path, one_line, short
+from imgstore.describe import change_counts, change_documents, layers_text
+from imgstore.output import Output, counted, human, json_path, one_line
 from imgstore.stores import open_store
+from imgstore.worktrees import exclude_rules
 
 _SHOWN_PATHS: Final = 10
 
 
 def run(options: Namespace, output: Output) -> int:
     """Name all that is wrong; exit code 1 if anything is."""
-    if options.directory is not None:
-        return _verify_tree(options.directory, output)
-    return _verify_store(options, output)
+    if options.directory is None:
+        if options.repair:
+            raise Usage("--repair mends a pulled directory: name it")
+        return _verify_store(options, output)
+    if options.repair:
+        return _repair_tree(options, output)
+    return _verify_tree(options, output)
+
+
+def _repair_tree(options: Namespace, output: Output) -> int:
+    from contextlib import ExitStack, closing
+
+    from chunkstore.pull import mend, remembered
+    from chunkstore.storage.backends import open_reader
+    from imgstore.commands.pull import pull_options, tell
+
+    source = remembered(options.directory)
+    location = source.remote if source is not None else ""
+    with ExitStack() as stack:
+        reader = stack.enter_context(closing(open_reader(location))) if location else None
+        progress = stack.enter_context(output.progress(f"repair {options.directory}"))
+        report = mend(reader, options.directory, options=pull_options(options), progress=progress)
+    return tell(report, options, output, location)
 
 
 def _verify_store(options: Namespace, output: Output) -> int:
@@ -62,9 +84,11 @@ def _verify_store(options: Namespace, output: Output) -> int:
     return 1 if report.problems else 0
 
 
-def _verify_tree(directory: str, output: Output) -> int:
+def _verify_tree(options: Namespace, output: Output) -> int:
+    directory = options.directory
+    excludes = exclude_rules(options)
     with output.progress("verify") as progress:
-        report = verify_tree(directory, progress=progress)
+        report = verify_tree(directory, excludes=excludes, progress=progress)
     if report.is_pending:
         output.warnings([f"a pull was interrupted: 'imgstore pull {directory}' finishes it"])
     installed = report.installed
@@ -86,7 +110,7 @@ def _verify_tree(directory: str, output: Output) -> int:
         return 0 if is_sound else 1
     for path, letter in sorted(changes + [(path, "?") for path in report.unknown]):
         output.line(f"{letter}\t{printable(path)}")
-    name = f"{installed.image} {short(installed.version)}"
+    name = layers_text(installed.layers)
     if changes:
         output.line(f"{directory} is not {name}: {len(changes):,} of {entries:,} paths differ")
     elif is_sound and not output.quiet:

@@ -1,0 +1,229 @@
+"""Pull: make a directory the version a remote names, moving only what it lacks.
+
+    recover   finish what an interrupted pull had begun
+    resolve   refs, versions, the manifest nodes that are not here yet
+    plan      difference of the manifests, held against the tree
+    fetch     chunks that no file of the node has, checked, to the stage
+    prepare   make the new files aside; the tree is not touched yet
+    apply     journal, rename into place, remove, dress
+
+A first installation streams instead: chunks become files as they arrive. Promises: the tree is
+the old version, the new one, or marked as in between, and then the next pull, or `recover` without
+the network, finishes it. Nothing outside the directory is written. Leaves the reading of remotes to
+`storage.backends` and trust to `trust`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from chunkstore.errors import Conflict, NotFound, local_errors
+from chunkstore.fsio import Directory
+from chunkstore.objects.names import STATE_DIR, Spec
+from chunkstore.progress import Progress, Unwatched
+from chunkstore.pull import hooks
+from chunkstore.pull.context import Context
+from chunkstore.pull.first import FirstInstallation
+from chunkstore.pull.recovery import finish_interrupted
+from chunkstore.pull.remote import Remote
+from chunkstore.pull.report import PullOptions, PullReport
+from chunkstore.pull.sweep import sweep
+from chunkstore.pull.update import needs_survey, repair, update
+from chunkstore.storage.backend import Reader
+from chunkstore.storage.metered import MeteredReader
+from chunkstore.worktree.install import require_empty
+from chunkstore.worktree.node import NodeState, Source
+
+__all__ = ["PullOptions", "PullReport", "mend", "pull", "recover", "remembered", "rollback"]
+
+
+def remembered(directory: str) -> Source | None:
+    """Remote and SPEC of the last pull into a directory; None when there was none."""
+    if not _has_state(directory):
+        return None
+    with NodeState(directory, read_only=True) as state:
+        return state.source or state.pending_source
+
+
+def pull(
+    reader: Reader,
+    specs: Sequence[Spec],
+    directory: str,
+    *,
+    location: str = "",
+    remember: str = "",
+    options: PullOptions | None = None,
+    progress: Progress | None = None,
+) -> PullReport:
+    """Make `directory` what `specs` name, laid over each other, in the store `reader` reads.
+
+    `location` is what to remember as the remote, `remember` as the SPEC if not `specs`. Raises `Conflict` when the directory is neither
+    empty nor pulled, `NotFound`, `Corrupt`, `TransferError`, `HookFailed`, `LocalError`; all but a
+    failing disk before the tree is touched.
+    """
+    options = options or PullOptions()
+    if not options.dry_run and not _has_state(directory):
+        require_empty(directory)
+    metered = MeteredReader(reader)
+    report = PullReport()
+    watched = progress or Unwatched()
+    with local_errors("can't pull"), _opened(directory, options) as (state, tree):
+        if state.is_new and not options.dry_run:
+            require_empty(directory)
+        with (
+            Remote(metered, specs, state) as remote,
+            Context(tree, state, remote, options, report, watched) as context,
+        ):
+            if not options.dry_run:
+                finish_interrupted(context)
+            source = Source(location, remember or "+".join(map(str, specs)))
+            _run(context, remote, source)
+            if not options.dry_run:
+                hooks.after(context)
+    report.requests, report.received = metered.traffic
+    return report
+
+
+@contextmanager
+def _opened(directory: str, options: PullOptions) -> Iterator[tuple[NodeState, Directory]]:
+    with ExitStack() as stack:
+        if options.dry_run and not os.path.isdir(directory):
+            # Nothing is made in a dry run, not even the directory: an empty one stands for it.
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgstore-"))
+        state = stack.enter_context(NodeState(directory, read_only=options.dry_run))
+        yield state, stack.enter_context(Directory(directory))
+
+
+def _run(context: Context, remote: Remote, source: Source) -> None:
+    state, report = context.state, context.report
+    old = state.installed
+    refs = remote.refs()
+    is_whole = old is not None and not state.halves
+    if old is not None and is_whole and remote.is_installed(refs, old):
+        report.layers, report.before = old.layers, old.layers
+        report.entries = old.root.entries
+        if not needs_survey(context):
+            if state.source != source and not context.options.dry_run:
+                state.note_source(source)
+            return
+    target = remote.resolve(refs)
+    report.layers, report.before = target.layers, old.layers if old is not None else ()
+    report.entries = target.root.entries
+    if old is None:
+        report.is_changed = True
+        FirstInstallation(context, remote, target, source).run()
+    elif target != old or not is_whole or needs_survey(context):
+        update(context, old, target, source)
+        report.is_changed = target != old or not is_whole or bool(report.changes)
+    elif not context.options.dry_run:
+        state.note_source(source)
+    if not context.options.dry_run:
+        sweep(context, target.root)
+
+
+def rollback(
+    reader: Reader,
+    directory: str,
+    *,
+    options: PullOptions | None = None,
+    progress: Progress | None = None,
+) -> PullReport:
+    """Make `directory` the version it was before, in place, with what the remote has of it.
+
+    The remote and SPEC that are remembered stay, so the next pull goes forward again. Raises
+    `NotFound` when there was none before, or the remote has dropped it.
+    """
+    if not _has_state(directory):
+        raise NotFound(f"nothing was pulled into {directory}", name=directory)
+    with NodeState(directory, read_only=True) as state:
+        before, source = state.previous, state.source
+    if before is None or source is None:
+        raise NotFound(f"{directory} has no version before this one", name=directory)
+    specs = [Spec(layer.image, layer.version.hex(), 0) for layer in before.layers]
+    return pull(
+        *(reader, specs, directory),
+        location=source.remote,
+        remember=source.spec,
+        options=options,
+        progress=progress,
+    )
+
+
+def recover(
+    directory: str, *, options: PullOptions | None = None, progress: Progress | None = None
+) -> PullReport:
+    """Finish what an interrupted pull had begun, without the network.
+
+    Also runs hooks that had to run after it. Raises `NotFound` when nothing was pulled here,
+    `Conflict` when only a pull can finish it.
+    """
+    if not _has_state(directory):
+        raise NotFound(f"nothing was pulled into {directory}", name=directory)
+    report = PullReport()
+    with (
+        local_errors("can't recover"),
+        NodeState(directory) as state,
+        Directory(directory) as tree,
+        Context(
+            tree, state, None, options or PullOptions(), report, progress or Unwatched()
+        ) as own,
+    ):
+        if not finish_interrupted(own) and state.pending is not None:
+            raise Conflict(
+                f"{directory} is a first installation, or has lost its journal: "
+                f"only 'imgstore pull {directory}' can finish it"
+            )
+        hooks.after(own)
+        if not report.layers and state.installed is not None:
+            report.layers = state.installed.layers
+            report.entries = state.installed.root.entries
+    return report
+
+
+def mend(
+    reader: Reader | None,
+    directory: str,
+    *,
+    options: PullOptions | None = None,
+    progress: Progress | None = None,
+) -> PullReport:
+    """Make a pulled tree what its version says, comparing every byte; unknown files stay.
+
+    What was changed here is saved. Without a `reader` only what the node itself holds can be used.
+    """
+    if not _has_state(directory):
+        raise NotFound(f"nothing was pulled into {directory}", name=directory)
+    options = options or PullOptions()
+    report = PullReport()
+    with local_errors("can't repair"), NodeState(directory) as state, Directory(directory) as tree:
+        installed = state.installed
+        if installed is None:
+            raise NotFound(f"nothing was pulled into {directory} completely", name=directory)
+        metered = MeteredReader(reader) if reader is not None else None
+        specs = [Spec(layer.image, layer.version.hex(), 0) for layer in installed.layers]
+        remote = Remote(metered, specs, state) if metered is not None else None
+        watched = progress or Unwatched()
+        try:
+            with Context(tree, state, remote, options, report, watched) as context:
+                finish_interrupted(context)
+                installed = state.installed or installed
+                if remote is not None:
+                    remote.reopen(installed)
+                report.layers = report.before = installed.layers
+                report.entries = installed.root.entries
+                repair(context, installed, state.source or Source("", ""))
+                report.is_changed = bool(report.changes)
+                hooks.after(context)
+        finally:
+            if remote is not None:
+                remote.close()
+        if metered is not None:
+            report.requests, report.received = metered.traffic
+    return report
+
+
+def _has_state(directory: str) -> bool:
+    return os.path.isdir(os.path.join(directory, os.fsdecode(STATE_DIR)))

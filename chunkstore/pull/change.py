@@ -1,0 +1,130 @@
+"""Carrying out a plan: fetch, make aside, write the journal, change the tree, say it is done.
+
+Up to the journal the tree is untouched, and whatever goes wrong leaves it so. From then on only
+the node itself is needed: `finish` does what a journal says, now or after an interruption, and can
+be interrupted and repeated itself.
+"""
+
+from __future__ import annotations
+
+from chunkstore.errors import Corrupt, LocalError
+from chunkstore.objects import manifest
+from chunkstore.pull import hooks
+from chunkstore.pull.context import Context, require_room
+from chunkstore.pull.local import fetch, find_locally, weigh
+from chunkstore.storage.chunks import ChunkReader, Locator, Nowhere
+from chunkstore.worktree import journal
+from chunkstore.worktree.apply import Applier
+from chunkstore.worktree.aside import Aside, Preparation, leftovers, points_of
+from chunkstore.worktree.content import FileContents
+from chunkstore.worktree.journal import Journal, Made
+from chunkstore.worktree.node import Installed, Source
+from chunkstore.worktree.plan import Plan
+from chunkstore.worktree.preload import everything
+from chunkstore.worktree.sources import TreeChunks
+
+
+def carry_out(
+    context: Context, plan: Plan, sides: list[Installed], target: Installed, source: Source
+) -> None:
+    """Make the tree `target` by `plan`; `sides` are the versions it may hold parts of now."""
+    report = context.report
+    report.changes = plan.changes
+    report.changed = len(plan.made) + len(plan.dressed) + len(plan.directories)
+    report.removed = len(plan.removed) + len(plan.swept)
+    report.kept = plan.kept
+    context.progress.expect(files=len(plan.made), size=plan.size)
+    sources = TreeChunks(context.tree)
+    try:
+        missing = find_locally(context, plan.made, [side.root for side in sides], sources)
+        if context.options.dry_run:
+            report.saved = [(path, b"") for path in plan.saved]
+            if context.remote is not None:
+                weigh(context, context.remote, missing)
+            return
+        _prepare_and_apply(context, plan, missing, sources, target, source)
+    finally:
+        sources.close()
+
+
+def _prepare_and_apply(
+    context: Context,
+    plan: Plan,
+    missing: list[bytes],
+    sources: TreeChunks,
+    target: Installed,
+    source: Source,
+) -> None:
+    leftovers(context.tree, context.mounts)
+    require_room(context, plan.made)
+    stage = context.state.stage()
+    if missing:
+        if context.remote is None or context.remote.locator is None:
+            raise Corrupt(f"chunk {missing[0].hex()} is not on this node: pull again")
+        fetch(context, context.remote, missing, stage)
+        require_room(context, plan.made)
+    points = points_of((entry.path for entry in plan.made), context.mounts)
+    with Aside.make(context.tree, points, context.mounts) as aside:
+        made = _make_aside(context, plan, points, aside, sources)
+        after = hooks.before(context, target)
+        step = _journal(context, plan, made, aside)
+        # What is done from here on may replace this very program and its libraries.
+        everything()
+        journal.write(context.state.journal, step)
+        context.state.begin(target, source, step.token, after=after)
+        finish(context, step, aside, target, source)
+
+
+def _make_aside(
+    context: Context, plan: Plan, points: list[bytes], aside: Aside, sources: TreeChunks
+) -> list[Made]:
+    preparation = Preparation(
+        *(context.tree, aside, points, context.mounts),
+        *(context.report.shortfalls, context.progress),
+    )
+    locator: Locator | None = context.remote.locator if context.remote is not None else None
+    if locator is None:
+        # Nothing is missing, and what turns out to have gone since has nowhere to come from.
+        locator = Nowhere()
+    with ChunkReader(context.state.stage(), locator, max_gap=0) as staged:
+        contents = FileContents(plan.made, staged, context.load, reuse=sources)
+        return preparation.prepare(contents)
+
+
+def _journal(context: Context, plan: Plan, made: list[Made], aside: Aside) -> Journal:
+    return Journal(
+        token=journal.fresh_token(),
+        stamp=context.options.stamp,
+        asides=aside.paths,
+        directories=tuple(plan.directories),
+        made=tuple(made),
+        dressed=tuple(plan.dressed),
+        removed=tuple(plan.removed),
+        swept=tuple(plan.swept),
+        touched=tuple(plan.touched()),
+        excludes=context.excludes.lines,
+    )
+
+
+def finish(
+    context: Context, step: Journal, aside: Aside, target: Installed, source: Source
+) -> None:
+    """Do what the journal says, and complete the state. Raises `OSError`; then do it again."""
+    before = context.state.installed
+    strict, context.report.shortfalls.strict = context.report.shortfalls.strict, False
+    applier = Applier(
+        context.tree,
+        step,
+        aside,
+        lambda path: manifest.find(target.root, path, context.load),
+        context.witness([side for side in (before, target) if side is not None]),
+        context.report.shortfalls,
+    )
+    applier.run()
+    context.report.saved = applier.saved.moved
+    context.state.complete(target, source, excludes=step.excludes)
+    aside.remove()
+    context.state.clear()
+    if strict and context.report.shortfalls.kinds:
+        kind, (_, path, reason) = next(iter(context.report.shortfalls.kinds.items()))
+        raise LocalError(f"{kind} could not be set on {path!r}: {reason}; all else is done")

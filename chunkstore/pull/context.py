@@ -1,0 +1,124 @@
+"""What every part of a pull works on: the tree, the node's state, and what this run was told."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+
+from chunkstore import fsio
+from chunkstore.errors import Corrupt, LocalError, NotFound
+from chunkstore.fsio import Directory
+from chunkstore.objects import chunklist, manifest
+from chunkstore.objects.entry import Entry
+from chunkstore.objects.manifest import Load, NodeRef
+from chunkstore.objects.names import printable
+from chunkstore.progress import Progress
+from chunkstore.pull.remote import Remote
+from chunkstore.pull.report import PullOptions, PullReport
+from chunkstore.worktree.baseline import Witness
+from chunkstore.worktree.mounts import mounts_below
+from chunkstore.worktree.node import Installed, NodeState
+from chunkstore.worktree.patterns import Patterns, own_rules
+from chunkstore.worktree.plan import Planner
+from chunkstore.worktree.restore import Shortfalls
+
+
+class Context:
+    """One run on one tree. A context manager; `remote` may be missing."""
+
+    def __init__(
+        self,
+        tree: Directory,
+        state: NodeState,
+        remote: Remote | None,
+        options: PullOptions,
+        report: PullReport,
+        progress: Progress,
+    ) -> None:
+        self.tree = tree
+        self.directory = os.fsdecode(tree.path)
+        self.state = state
+        self.remote = remote
+        self.options = options
+        self.report = report
+        self.progress = progress
+        self.mounts = mounts_below(tree)
+        self.excludes = Patterns([*options.excludes, *own_rules(tree)])
+        self.baseline = state.baseline()
+        report.shortfalls = Shortfalls(strict=options.strict, devices=options.devices)
+        report.left_alone = [(mount.path, mount.kind) for mount in self.mounts.left_alone]
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.baseline.close()
+
+    def load(self, digest: bytes) -> bytes:
+        """A node of a manifest or chunk list, from the state, else from the remote."""
+        if self.remote is not None:
+            return self.remote.load(digest)
+        data = self.state.node(digest)
+        if data is None:
+            raise Corrupt(f"the node's state lacks manifest node {digest.hex()}: pull again")
+        return data
+
+    def witness(self, sides: Iterable[Installed]) -> Witness:
+        """Tells what came from one of these versions from what is the node's own."""
+        roots = [side.root for side in sides]
+        return Witness(self.baseline, lambda path: known(roots, path, self.load), self.load)
+
+    def planner(self, target: Installed, witness: Witness) -> Planner:
+        """A planner for making the tree `target`."""
+        return Planner(
+            self.tree,
+            lambda path: manifest.find(target.root, path, self.load),
+            witness,
+            self.mounts,
+            self.excludes,
+        )
+
+
+def known(roots: Iterable[NodeRef], path: bytes, load: Load) -> list[Entry]:
+    """The entries of one path in several manifests, where there are any."""
+    found = []
+    for root in roots:
+        try:
+            found.append(manifest.find(root, path, load))
+        except NotFound:
+            continue
+    return found
+
+
+def require_room(context: Context, entries: Iterable[Entry]) -> None:
+    """Raise `LocalError` when a file system has no room for the data and inodes of these files.
+
+    Each mounted file system is asked for what would lie on it. Holes and further links take none.
+    """
+    sizes: dict[bytes, int] = {}
+    counts: dict[bytes, int] = {}
+    for entry in entries:
+        point = context.mounts.of(entry.path)
+        data = 0 if entry.link else chunklist.data_size(entry, context.load)
+        sizes[point] = sizes.get(point, 0) + data
+        counts[point] = counts.get(point, 0) + (not entry.link)
+    for point, size in sizes.items():
+        check_room(context.tree, point, size, counts[point])
+
+
+def check_room(tree: Directory, point: bytes, size: int, inodes: int) -> None:
+    """Raise `LocalError` when the file system at a path has no room for so many bytes and files."""
+    with fsio.opened(tree, point, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        room = os.fstatvfs(descriptor)
+    place = os.fsdecode(tree.path) + (f"/{printable(point)}" if point else "")
+    free = room.f_bavail * room.f_frsize
+    if size > free:
+        raise LocalError(
+            f"no space: {size} bytes are needed, {free} are free in {place}", errno=errno.ENOSPC
+        )
+    if room.f_files and inodes > room.f_favail:
+        raise LocalError(
+            f"no inodes: {inodes} are needed, {room.f_favail} are free in {place}",
+            errno=errno.ENOSPC,
+        )

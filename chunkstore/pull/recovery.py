@@ -1,0 +1,38 @@
+"""Recovery: finishing a change that was interrupted, from the journal and without the network."""
+
+from __future__ import annotations
+
+from chunkstore.errors import Corrupt
+from chunkstore.pull.change import finish
+from chunkstore.pull.context import Context
+from chunkstore.worktree import journal
+from chunkstore.worktree.aside import Aside
+from chunkstore.worktree.node import Source
+
+
+def finish_interrupted(context: Context) -> bool:
+    """Finish what a journal says is left to do. Returns whether there was anything.
+
+    A change whose journal can't be read or whose files are gone stays pending, for a pull to
+    compare everything: nothing is lost by that but time.
+    """
+    state = context.state
+    target, token = state.pending, state.token
+    if target is None or not token:
+        return False
+    try:
+        step = journal.read(state.journal, token)
+        if step is None:
+            return False
+        aside = Aside.again(context.tree, step.asides)
+    except Corrupt:
+        return False
+    with aside:
+        source = state.pending_source or Source("", "")
+        finish(context, step, aside, target, source)
+    report = context.report
+    report.layers = target.layers
+    report.entries = target.root.entries
+    report.changed, report.removed = step.writes, len(step.removed) + len(step.swept)
+    report.is_recovered = report.is_changed = True
+    return True

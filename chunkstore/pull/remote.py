@@ -1,0 +1,133 @@
+"""The remote's side of a pull: from a SPEC to a version, its manifest, and the way to its chunks.
+
+Promises: what is resolved is of the store the tree came from, if it is the same image; manifest
+nodes come level by level, only those the node lacks, and are kept in its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chunkstore.errors import NotFound
+from chunkstore.objects import manifest
+from chunkstore.objects.documents import Ref
+from chunkstore.objects.manifest import NodeRef
+from chunkstore.objects.names import Spec
+from chunkstore.storage.backend import Reader
+from chunkstore.storage.catalog import Catalog
+from chunkstore.storage.chunks import ChunkReader
+from chunkstore.storage.repository import RemoteLocator, Repository, Resolved
+from chunkstore.worktree.node import Installed, Layer, NodeState
+
+CONNECTIONS = 6
+_NODES_AT_ONCE = 128
+
+
+class Remote:
+    """One SPEC of a remote, looked at for the node with `state`; a context manager."""
+
+    def __init__(self, reader: Reader, specs: Sequence[Spec], state: NodeState) -> None:
+        self.reader = reader
+        self.specs = tuple(specs)
+        self._state = state
+        known = state.installed or state.pending
+        is_same_image = known is not None and known.layers[0].image == self.specs[0].image
+        store_id = known.store_id if known is not None and is_same_image else None
+        self.repository = Repository(reader, store_id=store_id)
+        self._catalog: Catalog | None = None
+        self.locator: RemoteLocator | None = None
+        self._chunks: ChunkReader | None = None
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop what is under way; the reader is the caller's."""
+        if self._chunks is not None:
+            self._chunks.close()
+        if self._catalog is not None:
+            self._catalog.close()
+
+    def refs(self) -> list[Ref]:
+        """The ref of each layer. Raises `NotFound`."""
+        try:
+            return [self.repository.ref(spec.image) for spec in self.specs]
+        except NotFound:
+            # Say so when there is no store at all, rather than that it has no such image.
+            _ = self.repository.settings
+            raise
+
+    def is_installed(self, refs: Sequence[Ref], installed: Installed) -> bool:
+        """Whether the refs themselves say that what is installed is what they name."""
+        if len(installed.layers) != len(self.specs):
+            return False
+        for layer, spec, ref in zip(installed.layers, self.specs, refs, strict=True):
+            tag = ref.find(spec.tag)
+            if layer.image != spec.image or spec.back or tag is None:
+                return False
+            if tag.version != layer.version:
+                return False
+        return True
+
+    def resolve(self, refs: Sequence[Ref]) -> Installed:
+        """What the tree is to become; afterwards `load` and `chunks` can be used."""
+        found = [
+            self.repository.resolve_in(ref, spec)
+            for ref, spec in zip(refs, self.specs, strict=True)
+        ]
+        self._open([resolved.id for resolved in found])
+        root = self._manifest(found)
+        layers = tuple(
+            Layer(spec.image, resolved.id) for spec, resolved in zip(self.specs, found, strict=True)
+        )
+        return Installed(refs[0].store_id, layers, root)
+
+    def reopen(self, target: Installed) -> None:
+        """Get ready to fetch chunks of what is installed."""
+        self._open([layer.version for layer in target.layers])
+
+    def _open(self, versions: list[bytes]) -> None:
+        self._catalog = self._state.catalog()
+        self.locator = RemoteLocator(self.repository, self._catalog, versions[0])
+        self._chunks = ChunkReader(self.reader, self.locator, threads=CONNECTIONS)
+
+    @property
+    def chunks(self) -> ChunkReader:
+        """Reads chunks of what was resolved."""
+        assert self._chunks is not None
+        return self._chunks
+
+    def load(self, digest: bytes) -> bytes:
+        """A node from the state, else from the remote; list nodes come only when needed."""
+        data = self._state.node(digest)
+        if data is None:
+            data = self.chunks.get(digest)
+            self._state.add_nodes({digest: data})
+        return data
+
+    def _manifest(self, layers: Sequence[Resolved]) -> NodeRef:
+        roots = [layer.version.root for layer in layers]
+        for root in roots:
+            self._fetch_nodes(root)
+        return roots[0]
+
+    def _fetch_nodes(self, root: NodeRef) -> None:
+        """Bring the manifest's nodes that are not here, level by level."""
+        refs = [root]
+        level: int | None = None
+        while True:
+            missing = self._state.missing(ref.digest for ref in refs)
+            for start in range(0, len(missing), _NODES_AT_ONCE):
+                batch = missing[start : start + _NODES_AT_ONCE]
+                self._state.add_nodes(self.chunks.get_many(batch))
+            level = self._node(refs[0], level).level
+            if level == 0:
+                return
+            refs = [child for ref in refs for child in self._node(ref, level).records]
+            level -= 1
+
+    def _node(self, ref: NodeRef, level: int | None = None) -> manifest.Node:
+        return manifest.read_node(ref, self.load(ref.digest), level=level)

@@ -1,0 +1,80 @@
+"""What a pull is told, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chunkstore.worktree.hooks import Listener
+from chunkstore.worktree.node import Layer
+from chunkstore.worktree.restore import Shortfalls
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """How to pull. Patterns and commands are those of this run; the node has more of its own.
+
+    `stamp` names the directory for what has to be saved, and `environment` is what hooks run with:
+    the library reads neither the clock nor the environment.
+    """
+
+    mirror: bool = False
+    """Make the tree exactly the version: remove what the image does not know, mend the rest."""
+    dry_run: bool = False
+    """Find out everything and change nothing."""
+    strict: bool = False
+    """What can't be set is an error, not a remark."""
+    devices: bool = True
+    """Whether the image may make devices."""
+    excludes: tuple[bytes, ...] = ()
+    pre_apply: tuple[str, ...] = ()
+    post_apply: tuple[str, ...] = ()
+    stamp: str = "pull"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    listener: Listener = lambda _hook, _line: None
+    """Takes what hooks print."""
+
+
+@dataclass
+class PullReport:
+    """What a pull did, or would do. Chunks are counted once, however often they occur.
+
+    `fetched` is raw bytes, `moving` the stored ones that hold them. `received` are the bytes that
+    came from the remote, everything included, in `requests`. `saved` are (old, new) paths, `kept`
+    what was changed here and left alone, `left_alone` mounts that are not the image's.
+    """
+
+    layers: tuple[Layer, ...] = ()
+    before: tuple[Layer, ...] = ()
+    is_changed: bool = False
+    is_first: bool = False
+    is_recovered: bool = False
+    entries: int = 0
+    changed: int = 0
+    removed: int = 0
+    needed_chunks: int = 0
+    needed_bytes: int = 0
+    local_chunks: int = 0
+    local_bytes: int = 0
+    fetched_chunks: int = 0
+    fetched_bytes: int = 0
+    moving: int = 0
+    received: int = 0
+    requests: int = 0
+    changes: list[tuple[str, bytes]] = field(default_factory=list)
+    shortfalls: Shortfalls = field(default_factory=Shortfalls)
+    saved: list[tuple[bytes, bytes]] = field(default_factory=list)
+    kept: list[bytes] = field(default_factory=list)
+    left_alone: list[tuple[bytes, str]] = field(default_factory=list)
+    hook_error: str = ""
+    """What a hook that ran after the change said, when it failed."""
+
+    @property
+    def image(self) -> str:
+        """The images, joined as in a SPEC."""
+        return "+".join(layer.image for layer in self.layers)
+
+    @property
+    def version(self) -> bytes:
+        """The version of the first layer; empty before it is known."""
+        return self.layers[0].version if self.layers else b""

@@ -1,0 +1,436 @@
+"""Applying: what a journal says, done to the tree.
+
+Everything needed waits aside, so only the disk can fail. In this order: what changes its kind
+gives way and new files are renamed into place, in path order; what is gone is removed, deepest
+first; files whose metadata changed are dressed; directories get their metadata last, since all
+that came before moved their times; inode flags come at the very end, since nothing can be done to
+an immutable file.
+
+Promises: a path is its old self or its new self, never something in between. Content of the node's
+own is moved to `saved` before its place is taken, whatever the plan knew of it. Doing it all again
+after an interruption, wherever that was, gives the same result. A replaced set-user-id file that
+is linked from elsewhere loses its powers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from chunkstore import fsio
+from chunkstore.errors import NotFound
+from chunkstore.fsio import Directory
+from chunkstore.objects.entry import DIRECTORY, FILE, Entry
+from chunkstore.objects.names import is_below, sort_key
+from chunkstore.worktree import metadata, restore
+from chunkstore.worktree.aside import LATE, OLD, Aside, link_standing
+from chunkstore.worktree.baseline import Witness
+from chunkstore.worktree.journal import Journal, Made
+from chunkstore.worktree.plan import split
+from chunkstore.worktree.restore import Shortfalls
+from chunkstore.worktree.saved import Saved
+
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)
+_POWERS = stat.S_ISUID | stat.S_ISGID
+_CAPABILITIES = b"security.capability"
+
+
+class Applier:
+    """Does what `journal` says to `tree`.
+
+    `find` gives the new entry of a directory, or raises `NotFound`.
+    """
+
+    def __init__(
+        self,
+        tree: Directory,
+        journal: Journal,
+        aside: Aside,
+        find: Callable[[bytes], Entry],
+        witness: Witness,
+        shortfalls: Shortfalls,
+    ) -> None:
+        self._tree = tree
+        self._journal = journal
+        self._aside = aside
+        self._find = find
+        self._witness = witness
+        self._shortfalls = shortfalls
+        self._changing = {made.entry.path for made in journal.made} | set(journal.removed)
+        self._folder_path: bytes | None = None
+        self._folder_descriptor = -1
+        self._disarmed = 0
+        self.saved = Saved(tree, journal.stamp)
+
+    def run(self) -> None:
+        """Change the tree, durably. Raises `OSError`, and then it can be run again."""
+        journal = self._journal
+        try:
+            for step in self._in_order():
+                if isinstance(step, Made):
+                    self._place(step)
+                else:
+                    self._place_directory(step)
+            for path in reversed(journal.removed):
+                self._remove(path)
+            for path in journal.swept:
+                self._sweep(path)
+            for entry in journal.dressed:
+                self._dress_file(entry)
+            self._dress_directories()
+            self._set_flags()
+            self._note_baseline()
+            self._disarm()
+            self._sync()
+        finally:
+            self._leave()
+
+    def _in_order(self) -> Iterator[Made | Entry]:
+        steps: list[tuple[bytes, Made | Entry]] = [
+            *((sort_key(entry.path), entry) for entry in self._journal.directories),
+            *((sort_key(made.entry.path), made) for made in self._journal.made),
+        ]
+        return (step for _, step in sorted(steps, key=lambda item: item[0]))
+
+    def _sync(self) -> None:
+        for descriptor in (self._tree.descriptor, *self._aside.descriptors):
+            fsio.sync_filesystem(descriptor)
+
+    # Directories are held by descriptor, the last one open: steps come in path order.
+
+    def _folder(self, path: bytes) -> int:
+        above = split(path)[0]
+        if above != self._folder_path:
+            self._leave()
+            self._folder_descriptor = self._tree.open_directory(above)
+            self._folder_path = above
+        return self._folder_descriptor
+
+    def _leave(self) -> None:
+        if self._folder_descriptor >= 0:
+            os.close(self._folder_descriptor)
+        self._folder_path, self._folder_descriptor = None, -1
+
+    @contextmanager
+    def _opened(self, path: bytes) -> Iterator[int]:
+        with fsio.opened(self._tree, path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+            yield descriptor
+
+    # Placing
+
+    def _place_directory(self, entry: Entry) -> None:
+        if not entry.path:
+            return
+        folder = self._folder(entry.path)
+        name = split(entry.path)[1]
+        status = fsio.lstat(folder, name)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            return
+        if status is not None:
+            self._give_way(entry.path, folder, name, status)
+        self._insist(folder, name, lambda: os.mkdir(name, 0o700, dir_fd=folder))
+
+    def _place(self, made: Made) -> None:
+        entry, number, waiting = made
+        aside = self._aside.descriptors[number]
+        folder = self._folder(entry.path)
+        name = split(entry.path)[1]
+        if waiting == LATE:
+            waiting = self._link_late(entry, aside)
+        if not waiting or fsio.lstat(aside, waiting) is None:
+            return  # refused, or already in its place before an interruption
+        status = fsio.lstat(folder, name)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            self._clear_directory(entry.path, folder, name)
+            self._folder(entry.path)
+        elif status is not None:
+            self._give_way(entry.path, folder, name, status, entry, replaced=True)
+
+        def rename() -> None:
+            os.rename(waiting, name, src_dir_fd=aside, dst_dir_fd=folder)
+
+        folder = self._folder(entry.path)
+        try:
+            self._insist(folder, name, rename)
+        except OSError as error:
+            if error.errno != errno.EXDEV or entry.kind != FILE:
+                raise
+            self._carry(entry, aside, waiting, folder, name)
+
+    def _link_late(self, entry: Entry, aside: int) -> bytes:
+        """Link to an immutable file, whose flags come back with the others at the end."""
+        above, first = split(entry.link)
+        with fsio.opened(self._tree, above, os.O_RDONLY | os.O_DIRECTORY) as source:
+            metadata.lift_flags(source, first)
+        with suppress(FileNotFoundError):
+            os.unlink(b"late", dir_fd=aside)
+        link_standing(self._tree, entry, aside, b"late")
+        return b"late"
+
+    def _carry(self, entry: Entry, aside: int, waiting: bytes, folder: int, name: bytes) -> None:
+        """Bring a file across a border that is no mount, such as that of a btrfs subvolume."""
+        temporary = b".imgstore-" + waiting
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)
+        source = fsio.open_file(aside, waiting)
+        try:
+            parts = iter(lambda: os.read(source, 1 << 20), b"")
+            content = ((part, len(part)) for part in parts)
+            descriptor = restore.make_file(folder, temporary, content, entry.size)
+        finally:
+            os.close(source)
+        try:
+            restore.dress(descriptor, entry, self._shortfalls)
+            # Before the rename: else a power cut may leave the name on an empty file.
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.unlink(waiting, dir_fd=aside)
+
+    # Giving way
+
+    def _give_way(
+        self,
+        path: bytes,
+        folder: int,
+        name: bytes,
+        status: os.stat_result,
+        *more: Entry,
+        replaced: bool = False,
+    ) -> None:
+        """Take away what stands at a path and is no directory; `replaced` by a rename, it stays.
+
+        Content that neither the image had there nor `more` says goes to `saved`.
+        """
+        if not self._witness.is_ours(path, folder, name, status, *more):
+            self._save(path, folder, name)
+            return
+        self._hold_powers(path, folder, name, status)
+        if not replaced:
+            self._insist(folder, name, lambda: os.unlink(name, dir_fd=folder))
+
+    def _clear_directory(self, path: bytes, folder: int, name: bytes) -> None:
+        """Take a directory away that becomes something else, with all the image knows in it."""
+        for inside in reversed(self._journal.removed):
+            if is_below(inside, path):
+                self._remove(inside)
+        folder = self._folder(path)
+        try:
+            self._insist(folder, name, lambda: os.rmdir(name, dir_fd=folder))
+        except OSError as error:
+            if error.errno not in _NOT_EMPTY:
+                raise
+            # The node's own files are in it: they are not ours to delete.
+            self._save(path, folder, name)
+
+    def _save(self, path: bytes, folder: int, name: bytes) -> None:
+        """Move what the image does not know out of its way."""
+        self.saved.take(path, folder, name, lambda move: self._insist(folder, name, move))
+
+    def _remove(self, path: bytes) -> None:
+        """Remove a path the image has no more; directories only if they are empty then."""
+        try:
+            folder = self._folder(path)
+        except OSError as error:
+            # Something on the way is gone or has become a file or a symlink.
+            if error.errno in _NOT_THERE:
+                return
+            raise
+        name = split(path)[1]
+        status = fsio.lstat(folder, name)
+        if status is None:
+            return
+        if stat.S_ISDIR(status.st_mode):
+            self._remove_directory(folder, name)
+        else:
+            self._give_way(path, folder, name, status)
+
+    def _remove_directory(self, folder: int, name: bytes) -> None:
+        try:
+            self._insist(folder, name, lambda: os.rmdir(name, dir_fd=folder))
+        except OSError as error:
+            # Something the image does not know is in it and stays, and so does the directory.
+            if error.errno not in _NOT_EMPTY:
+                raise
+
+    def _sweep(self, path: bytes) -> None:
+        """Remove what a mirror must not have."""
+        try:
+            folder = self._folder(path)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return
+            raise
+        name = split(path)[1]
+        status = fsio.lstat(folder, name)
+        if status is None:
+            return
+        if stat.S_ISDIR(status.st_mode):
+            self._remove_directory(folder, name)
+        else:
+            self._insist(folder, name, lambda: os.unlink(name, dir_fd=folder))
+
+    def _insist(self, folder: int, name: bytes, action: Callable[[], None]) -> None:
+        """Do it; when an immutable file or directory is in the way, lift that and do it again.
+
+        The directory gets its flags back with its other metadata, at the end.
+        """
+        try:
+            action()
+        except PermissionError:
+            with suppress(OSError):
+                metadata.write_flags(folder, 0)
+            metadata.lift_flags(folder, name)
+            action()
+
+    # Set-user-id files that are replaced: somebody may have linked to them to keep an old, broken
+    # one. The old inode is held by a link of our own, which an interruption does not lose.
+
+    def _hold_powers(self, path: bytes, folder: int, name: bytes, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode) or not _has_powers(folder, name, status):
+            return
+        if self._stays_elsewhere(path, status):
+            return
+        metadata.lift_flags(folder, name)
+        for descriptor in self._aside.descriptors:
+            held = b"%s%d-%s" % (OLD, self._disarmed, os.urandom(4).hex().encode())
+            with suppress(OSError):
+                os.link(name, held, src_dir_fd=folder, dst_dir_fd=descriptor, follow_symlinks=False)
+                self._disarmed += 1
+                return
+        # It can't be linked to where we are: take the powers now, for a moment too early.
+        if status.st_nlink > 1:
+            descriptor = fsio.open_file(folder, name)
+            try:
+                _take_powers(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _stays_elsewhere(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether the image itself goes on using the file, under the first path of its group.
+
+        Of a group whose first path changes, every member is made anew.
+        """
+        for entry in self._witness.known(path):
+            leader = entry.link
+            if not leader or leader in self._changing:
+                continue
+            above, name = split(leader)
+            with suppress(OSError), fsio.opened(self._tree, above, os.O_PATH) as folder:
+                other = fsio.lstat(folder, name)
+                if other is not None and os.path.samestat(other, status):
+                    return True
+        return False
+
+    def _disarm(self) -> None:
+        for descriptor in self._aside.descriptors:
+            for name in map(os.fsencode, os.listdir(descriptor)):
+                if not name.startswith(OLD):
+                    continue
+                held = fsio.open_file(descriptor, name)
+                try:
+                    if os.fstat(held).st_nlink > 1:
+                        _take_powers(held)
+                finally:
+                    os.close(held)
+                os.unlink(name, dir_fd=descriptor)
+
+    # Metadata
+
+    def _dress_file(self, entry: Entry) -> None:
+        try:
+            with self._opened(entry.path) as descriptor:
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    self._dress(descriptor, entry)
+        except OSError as error:
+            # It was regular when this was planned; what took its place since is not the image's.
+            if error.errno not in (*_NOT_THERE, errno.ENXIO):
+                raise
+
+    def _dress(self, descriptor: int, entry: Entry) -> None:
+        restore.undress(descriptor, entry, self._shortfalls)
+        restore.dress(descriptor, entry, self._shortfalls)
+        restore.set_flags(descriptor, entry, self._shortfalls)
+
+    def _dress_directories(self) -> None:
+        """Metadata of changed directories, times of those something changed in; inner ones first.
+
+        A mode or owner given to a directory here stays if the image does not change it.
+        """
+        self._leave()
+        changed = {entry.path: entry for entry in self._journal.directories}
+        for path in sorted({*self._journal.touched, *changed}, key=sort_key, reverse=True):
+            entry = changed.get(path)
+            try:
+                entry = entry or self._find(path)
+                descriptor = self._tree.open_directory(path)
+            except NotFound:
+                continue
+            except OSError as error:
+                if error.errno in _NOT_THERE:
+                    continue
+                raise
+            try:
+                if path in changed:
+                    self._dress(descriptor, entry)
+                elif entry.kind == DIRECTORY:
+                    if entry.flags:
+                        with suppress(OSError):
+                            metadata.write_flags(descriptor, 0)
+                    restore.set_time(descriptor, entry, self._shortfalls)
+                    if entry.flags:
+                        restore.set_flags(descriptor, entry, self._shortfalls)
+            finally:
+                os.close(descriptor)
+
+    def _set_flags(self) -> None:
+        for entry, _, waiting in self._journal.made:
+            if entry.flags and entry.kind == FILE and waiting:
+                with suppress(FileNotFoundError), self._opened(entry.path) as descriptor:
+                    restore.set_flags(descriptor, entry, self._shortfalls)
+
+    def _note_baseline(self) -> None:
+        """Remember how things stand now, to tell later what was changed here."""
+        baseline = self._witness.baseline
+        for path in self._journal.removed:
+            baseline.forget(path)
+        made = [step.entry for step in self._journal.made if step.name]
+        for entry in sorted((*made, *self._journal.dressed), key=lambda item: sort_key(item.path)):
+            with suppress(OSError):
+                status = fsio.lstat(self._folder(entry.path), split(entry.path)[1])
+                if status is not None and _is_as_made(status, entry):
+                    baseline.note(entry.path, status)
+        baseline.flush()
+
+
+def _is_as_made(status: os.stat_result, entry: Entry) -> bool:
+    """Whether a file has not been written to since it was put into place a moment ago."""
+    return entry.kind != FILE or (
+        stat.S_ISREG(status.st_mode)
+        and status.st_size == entry.size
+        and status.st_mtime_ns == entry.mtime
+    )
+
+
+def _has_powers(folder: int, name: bytes, status: os.stat_result) -> bool:
+    if status.st_mode & _POWERS:
+        return True
+    if not status.st_mode & 0o111:
+        return False
+    try:
+        path = metadata.by_descriptor(folder, name)
+        os.getxattr(path, _CAPABILITIES, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _take_powers(descriptor: int) -> None:
+    os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_POWERS)
+    with suppress(OSError):
+        os.removexattr(descriptor, _CAPABILITIES)

@@ -1,0 +1,227 @@
+"""Aside: where new files wait, complete with their metadata, until they are renamed into place.
+
+One directory per file system that is written to, since a rename does not cross a mount: in the
+node's own state for the tree's, at the mount point for others. Each belongs to us and nobody else
+can look into it, so what waits there is what we made: not even a setuid file can be reached before
+its time.
+
+Promises: what `prepare` returns is made and durable, and nothing of it shows in the tree yet.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from chunkstore import fsio
+from chunkstore.errors import Corrupt, LocalError
+from chunkstore.fsio import Directory
+from chunkstore.objects.entry import Entry
+from chunkstore.objects.names import STATE_DIR, printable
+from chunkstore.progress import Progress
+from chunkstore.worktree import restore
+from chunkstore.worktree.content import FileContents
+from chunkstore.worktree.journal import Made
+from chunkstore.worktree.mounts import Mounts
+from chunkstore.worktree.plan import split
+from chunkstore.worktree.restore import Shortfalls
+
+LATE: Final = b"="
+"""Instead of a name: a link to what stands in the tree, to be made when that may be touched."""
+OLD: Final = b"old-"
+"""Begins the names of replaced set-user-id files, which are disarmed at the end."""
+_OWN: Final = STATE_DIR + b"/new"
+_AT_MOUNT: Final = b".imgstore-new"
+
+
+class Aside:
+    """The directories of one update, open; a context manager. `paths` names them, in order."""
+
+    def __init__(self, tree: Directory, paths: Sequence[bytes], descriptors: list[int]) -> None:
+        self._tree = tree
+        self.paths = tuple(paths)
+        self.descriptors = descriptors
+
+    @classmethod
+    def make(cls, tree: Directory, points: Sequence[bytes], mounts: Mounts) -> Aside:
+        """Empty directories for the file systems mounted at `points`, the tree's own being b"".
+
+        Raises `OSError`; `LocalError` when somebody else's directory stands there.
+        """
+        paths = [_place(point, mounts) for point in points]
+        descriptors: list[int] = []
+        aside = cls(tree, paths, descriptors)
+        try:
+            for path in paths:
+                descriptors.append(_open(tree, path, make=True))
+                _empty(descriptors[-1])
+        except BaseException:
+            aside.close()
+            raise
+        return aside
+
+    @classmethod
+    def again(cls, tree: Directory, paths: Sequence[bytes]) -> Aside:
+        """The directories of an update that was interrupted. Raises `Corrupt` if one is gone."""
+        descriptors: list[int] = []
+        aside = cls(tree, paths, descriptors)
+        try:
+            for path in paths:
+                descriptors.append(_open(tree, path, make=False))
+        except FileNotFoundError as error:
+            aside.close()
+            where = printable(path)
+            raise Corrupt(
+                f"{where}: the files made for the update are gone", where=where
+            ) from error
+        except BaseException:
+            aside.close()
+            raise
+        return aside
+
+    def __enter__(self) -> Aside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the descriptors; what waits goes on waiting."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+    def remove(self) -> None:
+        """Take the directories away with all that is left in them."""
+        for path, descriptor in zip(self.paths, self.descriptors, strict=True):
+            _empty(descriptor)
+            above, name = split(path)
+            flags = os.O_PATH | os.O_DIRECTORY
+            with suppress(OSError), fsio.opened(self._tree, above, flags) as folder:
+                os.rmdir(name, dir_fd=folder)
+
+
+def leftovers(tree: Directory, mounts: Mounts) -> None:
+    """Remove what an update that was cut off before its journal had made aside."""
+    for point in (b"", *mounts.points):
+        path = _place(point, mounts)
+        with suppress(OSError, LocalError):
+            descriptor = _open(tree, path, make=False)
+            with Aside(tree, (path,), [descriptor]) as aside:
+                aside.remove()
+
+
+def _place(point: bytes, mounts: Mounts) -> bytes:
+    if not point and not mounts.of(_OWN):
+        return _OWN
+    return point + b"/" + _AT_MOUNT if point else _AT_MOUNT
+
+
+def _open(tree: Directory, path: bytes, *, make: bool) -> int:
+    above, name = split(path)
+    with fsio.opened(tree, above, os.O_PATH | os.O_DIRECTORY) as folder:
+        if make:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=folder)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=folder)
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        os.close(descriptor)
+        # Anybody may make a directory in `/tmp`; files that wait in it could be exchanged.
+        raise LocalError(f"{printable(path)} is not ours alone: look who made it, and remove it")
+    return descriptor
+
+
+def _empty(descriptor: int) -> None:
+    for name in os.listdir(descriptor):
+        try:
+            os.unlink(name, dir_fd=descriptor)
+        except IsADirectoryError:
+            os.rmdir(name, dir_fd=descriptor)
+
+
+class Preparation:
+    """Makes the files of one update aside, in the file systems they are for."""
+
+    def __init__(
+        self,
+        tree: Directory,
+        aside: Aside,
+        points: Sequence[bytes],
+        mounts: Mounts,
+        shortfalls: Shortfalls,
+        progress: Progress,
+    ) -> None:
+        self._tree = tree
+        self._aside = aside
+        self._points = {point: number for number, point in enumerate(points)}
+        self._mounts = mounts
+        self._shortfalls = shortfalls
+        self._progress = progress
+        self._names: dict[bytes, tuple[int, bytes]] = {}
+        self._refused: set[bytes] = set()
+
+    def prepare(self, contents: FileContents) -> list[Made]:
+        """Make everything, durably. Raises `OSError`, and what reading chunks raises."""
+        made = [self._make(entry, is_wanted, contents) for entry, is_wanted in contents.entries]
+        for descriptor in self._aside.descriptors:
+            # Before the journal: it must never name a file that a power cut has emptied.
+            fsio.sync_filesystem(descriptor)
+        return made
+
+    def _make(self, entry: Entry, is_wanted: bool, contents: FileContents) -> Made:
+        aside = self._points[self._mounts.of(entry.path)]
+        folder = self._aside.descriptors[aside]
+        name = b"%d" % len(self._names)
+        if entry.link:
+            name = self._link(entry, folder, name)
+        elif is_wanted:
+            descriptor = restore.make_file(folder, name, contents.content(entry), entry.size)
+            try:
+                restore.dress(descriptor, entry, self._shortfalls)
+            finally:
+                os.close(descriptor)
+        elif not restore.make_special(folder, name, entry, self._shortfalls):
+            self._refused.add(entry.path)
+            name = b""
+        self._names[entry.path] = (folder, name)
+        self._progress.advance(files=1, size=entry.size)
+        return Made(entry, aside, name)
+
+    def _link(self, entry: Entry, folder: int, name: bytes) -> bytes:
+        """Link a member of a group to its first path, made aside or standing; the name it got."""
+        if entry.link in self._refused:
+            self._shortfalls.note("devices", entry.path, "what it is linked to was refused")
+            return b""
+        waiting = self._names.get(entry.link)
+        if waiting is None:
+            try:
+                link_standing(self._tree, entry, folder, name)
+            except PermissionError:
+                # It is immutable: that is lifted when the tree may be touched.
+                return LATE
+            return name
+        above, first = waiting
+        os.link(first, name, src_dir_fd=above, dst_dir_fd=folder, follow_symlinks=False)
+        restore.check_link(folder, name, entry)
+        return name
+
+
+def link_standing(tree: Directory, entry: Entry, folder: int, name: bytes) -> None:
+    """Link `name` to the first path of the entry's group as it stands in the tree."""
+    above, first = split(entry.link)
+    try:
+        with fsio.opened(tree, above, os.O_PATH | os.O_DIRECTORY) as source:
+            os.link(first, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError as error:
+        where = printable(entry.path)
+        raise Corrupt(f"{where}: the file it is linked to is missing", where=where) from error
+    restore.check_link(folder, name, entry)
+
+
+def points_of(paths: Iterable[bytes], mounts: Mounts) -> list[bytes]:
+    """The file systems these paths lie on, the tree's own first whether it is needed or not."""
+    return [b"", *sorted({mounts.of(path) for path in paths} - {b""})]

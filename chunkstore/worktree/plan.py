@@ -1,0 +1,312 @@
+"""Planning: differences between manifests, held against what stands in the tree, sorted into steps.
+
+The tree is looked at only where something is to change. A plan is a value: what has to be made,
+given new metadata, removed; what of the node's own will be moved out of the way, and what is left
+as it is. Making it changes nothing, so a dry run is a plan and no more.
+
+Rules. What the image changes, it changes whatever happened here; but content that is not the
+image's is moved to the node's `saved` directory before it would be lost. What the image does not
+change stays as it is here, changed or deleted. Where the image only changes the metadata of a file
+whose content was changed here, the file is left alone. Excluded paths and mounts that are not ours
+are not looked at.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from chunkstore import fsio
+from chunkstore.errors import Conflict, Corrupt, NotFound
+from chunkstore.fsio import Directory
+from chunkstore.objects.delta import Difference
+from chunkstore.objects.entry import DIRECTORY, FILE, Entry, change_letter
+from chunkstore.objects.names import is_below, printable, sort_key
+from chunkstore.worktree.baseline import Witness, holds
+from chunkstore.worktree.content import has_content
+from chunkstore.worktree.mounts import Mounts
+from chunkstore.worktree.patterns import Patterns
+
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
+
+
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """A path's directory and its name."""
+    folder, _, name = path.rpartition(b"/")
+    return folder, name
+
+
+@dataclass
+class Plan:
+    """What has to be done, by path. Entries are in path order once `finish` has been called."""
+
+    made: list[Entry] = field(default_factory=list)
+    """Everything but directories that is new or has to be made anew."""
+    directories: list[Entry] = field(default_factory=list)
+    """Directories that are new or differ."""
+    dressed: list[Entry] = field(default_factory=list)
+    """Files that only get new metadata."""
+    removed: list[bytes] = field(default_factory=list)
+    """Paths the image has no more, in path order."""
+    swept: list[bytes] = field(default_factory=list)
+    """Paths the image never had, to be removed for a mirror: what is inside comes first."""
+    changes: list[tuple[str, bytes]] = field(default_factory=list)
+    """Every change to the tree with its letter, as `diff` has them."""
+    saved: list[bytes] = field(default_factory=list)
+    """Things of the node's own that will be moved out of the way."""
+    kept: list[bytes] = field(default_factory=list)
+    """Files that were changed here and are left alone, though the image changes their metadata."""
+
+    def __bool__(self) -> bool:
+        return bool(self.made or self.directories or self.dressed or self.removed or self.swept)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files that are made."""
+        return sum(entry.size for entry in self.made if has_content(entry))
+
+    def touched(self) -> list[bytes]:
+        """Directories in which names come or go, innermost first; their times have to be mended."""
+        paths = {split(entry.path)[0] for entry in (*self.made, *self.directories) if entry.path}
+        paths.update(split(path)[0] for path in (*self.removed, *self.swept))
+        return sorted(paths, key=sort_key, reverse=True)
+
+    def finish(self) -> Plan:
+        """Put everything into its order."""
+        for entries in (self.made, self.directories, self.dressed):
+            entries.sort(key=lambda entry: sort_key(entry.path))
+        for paths in (self.removed, self.saved, self.kept):
+            paths.sort(key=sort_key)
+        self.changes.sort(key=lambda change: sort_key(change[1]))
+        return self
+
+
+class Planner:
+    """Makes one plan for `tree`. `find` gives the new entry of a path, or raises `NotFound`."""
+
+    def __init__(
+        self,
+        tree: Directory,
+        find: Callable[[bytes], Entry],
+        witness: Witness,
+        mounts: Mounts,
+        excludes: Patterns,
+    ) -> None:
+        self._tree = tree
+        self._find = find
+        self._witness = witness
+        self._mounts = mounts
+        self._excludes = excludes
+        self._plan = Plan()
+        self._leaders: dict[bytes, bytes] = {}
+        self._made: set[bytes] = set()
+        self._new_directories: set[bytes] = set()
+        self._folder = _Folders(tree)
+
+    def take(self, differences: Iterable[Difference]) -> None:
+        """Take the differences of two manifests, in path order."""
+        for old, new in differences:
+            entry = new or old
+            assert entry is not None
+            if self._is_out_of_bounds(old, new):
+                continue
+            status = self._folder.lstat(entry.path)
+            if new is None:
+                self._remove(entry, status)
+            elif new.kind == DIRECTORY:
+                self._directory(change_letter(old, new), new, status)
+            elif old is not None and _only_metadata(old, new):
+                self._dress(new, status)
+            else:
+                self._make(change_letter(old, new), new, status)
+
+    def mend(self, letter: str, entry: Entry) -> None:
+        """Take one path that does not stand as the new version has it: letters as `drift` gives."""
+        status = self._folder.lstat(entry.path)
+        if entry.kind == DIRECTORY:
+            self._directory(letter, entry, status)
+        elif letter == "m" and entry.kind == FILE:
+            self._require_folder(entry.path)
+            self._note("m", entry.path)
+            self._plan.dressed.append(entry)
+        else:
+            self._make(letter, entry, status)
+
+    def sweep(self, paths: Iterable[bytes]) -> None:
+        """Take paths the image does not know, those inside a directory before it."""
+        for path in paths:
+            self._plan.swept.append(path)
+            self._note("D", path)
+
+    def done(self) -> Plan:
+        """The plan so far, in order."""
+        self._folder.close()
+        return self._plan.finish()
+
+    def _is_out_of_bounds(self, old: Entry | None, new: Entry | None) -> bool:
+        for entry in (old, new):
+            if entry is not None and (
+                self._excludes.covers(entry.path, is_directory=entry.kind == DIRECTORY)
+                or self._mounts.is_left_alone(entry.path)
+            ):
+                return True
+        return False
+
+    def _note(self, letter: str, path: bytes) -> None:
+        self._plan.changes.append((letter, path))
+
+    def _is_ours(self, path: bytes, status: os.stat_result, *more: Entry) -> bool:
+        folder, name = self._folder.of(path)
+        return self._witness.is_ours(path, folder, name, status, *more)
+
+    def _remove(self, old: Entry, status: os.stat_result | None) -> None:
+        if status is None:
+            return
+        if stat.S_ISDIR(status.st_mode) != (old.kind == DIRECTORY):
+            # Somebody put something else in its place, which the image never had.
+            return
+        self._plan.removed.append(old.path)
+        self._note("D", old.path)
+        if old.kind != DIRECTORY and not self._is_ours(old.path, status, old):
+            self._plan.saved.append(old.path)
+
+    def _directory(self, letter: str, new: Entry, status: os.stat_result | None) -> None:
+        self._require_folder(new.path)
+        self._new_directories.add(new.path)
+        self._plan.directories.append(new)
+        self._note("A" if status is None else letter, new.path)
+        if status is not None and not stat.S_ISDIR(status.st_mode):
+            self._save_unless_ours(new.path, status)
+
+    def _save_unless_ours(self, path: bytes, status: os.stat_result, *more: Entry) -> None:
+        if not self._is_ours(path, status, *more):
+            self._plan.saved.append(path)
+
+    def _dress(self, new: Entry, status: os.stat_result | None) -> None:
+        if status is None or not stat.S_ISREG(status.st_mode):
+            self._make("M", new, status)
+        elif self._is_ours(new.path, status, new):
+            self._note("m", new.path)
+            self._plan.dressed.append(new)
+        else:
+            self._plan.kept.append(new.path)
+
+    def _make(self, letter: str, new: Entry, status: os.stat_result | None) -> None:
+        self._require_folder(new.path)
+        self._note("A" if status is None else letter, new.path)
+        if status is not None and not stat.S_ISDIR(status.st_mode):
+            self._save_unless_ours(new.path, status, new)
+        new = self._settled(new)
+        self._made.add(new.path)
+        self._plan.made.append(new)
+
+    def _settled(self, entry: Entry) -> Entry:
+        """The entry with a leader that can be linked to: itself, if its group's can't be."""
+        if not entry.link:
+            return entry
+        leader = self._leaders.get(entry.link)
+        if leader is None:
+            self._check_group(entry)
+            leader = entry.link if self._can_lead(entry) else entry.path
+            self._leaders[entry.link] = leader
+        return entry._replace(link=b"" if leader == entry.path else leader)
+
+    def _check_group(self, entry: Entry) -> None:
+        """Make sure that the image has an honest first path for the group. Raises `Corrupt`."""
+        where = printable(entry.path)
+        try:
+            first = self._find(entry.link)
+        except NotFound as error:
+            raise Corrupt(f"{where}: the file it is linked to is missing", where=where) from error
+        if first.kind != entry.kind or first.link:
+            raise Corrupt(f"{where}: is linked to something of another kind", where=where)
+
+    def _can_lead(self, entry: Entry) -> bool:
+        """Whether the first path of the entry's group will hold what the entry holds."""
+        if self._mounts.of(entry.link) != self._mounts.of(entry.path):
+            return False
+        if entry.link in self._made:
+            return True
+        if self._excludes.covers(entry.link, is_directory=False):
+            return False
+        status = self._folder.lstat(entry.link)
+        if status is None:
+            return False
+        folder, name = self._folder.of(entry.link)
+        # Not by the baseline: that vouches for what the old version had there.
+        return holds(folder, name, status, entry, self._witness.load)
+
+    def _require_folder(self, path: bytes) -> None:
+        """See to it that a path's directory is there, or will be. Raises `Conflict`."""
+        above = split(path)[0]
+        if not path or self._folder.is_there(above):
+            return
+        parts = above.split(b"/")
+        for depth in range(1, len(parts) + 1):
+            place = b"/".join(parts[:depth])
+            if place in self._new_directories:
+                continue
+            status = self._folder.lstat(place)
+            if status is not None and stat.S_ISDIR(status.st_mode):
+                continue
+            if status is not None and stat.S_ISLNK(status.st_mode):
+                raise Conflict(
+                    f"{printable(place)} is a symbolic link here and a directory in the image: "
+                    f"put the directory back, or leave it out with --exclude /{printable(place)}"
+                )
+            # Deleted here, or replaced by something that is no directory.
+            entry = self._find(place)
+            self._directory("A" if status is None else "T", entry, status)
+
+
+def _only_metadata(old: Entry, new: Entry) -> bool:
+    same = (old.content, old.size, old.depth, old.link) == (
+        new.content,
+        new.size,
+        new.depth,
+        new.link,
+    )
+    return old.kind == new.kind == FILE and same
+
+
+class _Folders:
+    """Directories of a tree by path, the last one kept open: paths come in order."""
+
+    def __init__(self, tree: Directory) -> None:
+        self._tree = tree
+        self._path: bytes | None = None
+        self._descriptor = -1
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._path, self._descriptor = None, -1
+
+    def _enter(self, path: bytes) -> int:
+        """The descriptor of a directory, or -1 when there is none at the path."""
+        if path == self._path or (
+            self._path is not None and self._descriptor < 0 and is_below(path, self._path)
+        ):
+            return self._descriptor
+        self.close()
+        try:
+            self._descriptor = self._tree.open_directory(path)
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
+        self._path = path
+        return self._descriptor
+
+    def is_there(self, path: bytes) -> bool:
+        return self._enter(path) >= 0
+
+    def of(self, path: bytes) -> tuple[int, bytes]:
+        above, name = split(path)
+        return self._enter(above), name or b"."
+
+    def lstat(self, path: bytes) -> os.stat_result | None:
+        folder, name = self.of(path)
+        return None if folder < 0 else fsio.lstat(folder, name)

@@ -1,0 +1,26 @@
+"""`imgstore rollback`: make a pulled directory what it was before."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from contextlib import closing
+
+from chunkstore.errors import NotFound
+from chunkstore.pull import remembered, rollback
+from chunkstore.storage.backends import open_reader
+from imgstore.commands.pull import pull_options, tell
+from imgstore.output import Output
+
+
+def run(options: Namespace, output: Output) -> int:
+    """Go back one version, and say what was done."""
+    directory = options.directory
+    source = remembered(directory)
+    if source is None:
+        raise NotFound(f"nothing was pulled into {directory}", name=directory)
+    with (
+        closing(open_reader(source.remote)) as reader,
+        output.progress(f"rollback {directory}") as progress,
+    ):
+        report = rollback(reader, directory, options=pull_options(options), progress=progress)
+    return tell(report, options, output, source.remote)
