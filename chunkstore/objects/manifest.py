@@ -201,24 +201,40 @@ def build(items: Iterable[Entry], save: Save) -> NodeRef:
 
 
 Change = tuple[bytes, Entry | None]
-"""A path and what it becomes. `None`, or anything but a directory, takes all below it away."""
+"""A path and what it becomes. `None`, or anything but a directory, takes all below it away; so does
+a directory that follows a `None` of the same path."""
 
 
-def edit(root: NodeRef, changes: Iterable[Change], load: Load, save: Save) -> NodeRef:
+def edit(
+    root: NodeRef,
+    changes: Iterable[Change],
+    load: Load,
+    save: Save,
+    *,
+    taken: Callable[[Entry], None] = lambda _: None,
+) -> NodeRef:
     """The manifest `root` with `changes`, in path order; reads and writes only what they touch.
 
-    The result is the tree that `build` would make of the changed entries.
+    The result is the tree that `build` would make of the changed entries. `taken` is told of each
+    old entry that goes away or that a change names, in path order.
     """
-    return _Editor(changes, load, Builder(save)).run(root)
+    return _Editor(changes, load, Builder(save), taken).run(root)
 
 
 class _Editor:
     """One pass over an old tree and a stream of changes."""
 
-    def __init__(self, changes: Iterable[Change], load: Load, builder: Builder) -> None:
+    def __init__(
+        self,
+        changes: Iterable[Change],
+        load: Load,
+        builder: Builder,
+        taken: Callable[[Entry], None],
+    ) -> None:
         self._changes = iter(changes)
         self._load = load
         self._builder = builder
+        self._taken = taken
         self._next: Change | None = None
         self._key: bytes | None = None
         self._gone: bytes | None = None
@@ -261,10 +277,13 @@ class _Editor:
         key = sort_key(item.path)
         self._take_before(key)
         if self._key == key:
+            self._taken(item)
             self._apply()
         elif self._gone is None or not is_below(item.path, self._gone):
             self._gone = None
             self._builder.add(item)
+        else:
+            self._taken(item)
 
     def _take_before(self, key: bytes | None) -> None:
         while self._key is not None and (key is None or self._key < key):
@@ -275,7 +294,8 @@ class _Editor:
         path, new = self._next
         if new is not None:
             self._builder.add(new)
-        if self._gone is None or not is_below(path, self._gone):
+        # A directory made anew where something was taken away gets back nothing of what was in it.
+        if self._gone is None or not (path == self._gone or is_below(path, self._gone)):
             is_directory = new is not None and new.kind == entries.DIRECTORY
             self._gone = None if is_directory or not path else path
         self._step()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from contextlib import ExitStack
 from functools import cache
 from unittest.mock import patch
 from zlib import crc32
@@ -16,47 +15,18 @@ from zlib import crc32
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.nodes import Nodes, small_nodes
 
 from chunkstore.errors import Corrupt, NotFound
 from chunkstore.objects import manifest
 from chunkstore.objects.chunklist import RECORD
 from chunkstore.objects.delta import diff
-from chunkstore.objects.digest import chunk_digest
 from chunkstore.objects.entry import DIRECTORY, FILE, SYMLINK, Entry
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import is_below, sort_key
 from chunkstore.objects.record import encode
 
 Tree = dict[bytes, Entry]
-
-
-class Nodes(dict):
-    """Manifest nodes by digest; counts loads and keeps what was saved."""
-
-    def __init__(self, *others: dict) -> None:
-        super().__init__()
-        for other in others:
-            self.update(other)
-        self.loaded: list[bytes] = []
-        self.saved: list[bytes] = []
-
-    def save(self, data: bytes) -> bytes:
-        digest = chunk_digest(data)
-        self[digest] = data
-        self.saved.append(digest)
-        return digest
-
-    def load(self, digest: bytes) -> bytes:
-        self.loaded.append(digest)
-        return self[digest]
-
-
-def small_nodes() -> ExitStack:
-    """Trees that grow deep with few entries."""
-    stack = ExitStack()
-    for name, value in {"MIN_NODE": 150, "MAX_NODE": 900, "CUT_MASK": 3}.items():
-        stack.enter_context(patch.object(manifest, name, value))
-    return stack
 
 
 def in_order(tree: Tree) -> list[Entry]:
@@ -186,6 +156,44 @@ def test_editing_gives_the_tree_that_building_gives(pair, terse):
     assert built.keys() <= nodes.keys()
     # No node is read twice.
     assert len(nodes.loaded) == len(set(nodes.loaded))
+
+
+@given(pairs, st.integers(0, 2**16))
+def test_directories_made_anew_and_what_is_taken(pair, chosen):
+    """A directory that follows its own removal keeps nothing; each old entry named is told."""
+    old, new = pair
+    both = [path for path in in_both(old, new) if path]
+    anew = {path for number, path in enumerate(both) if chosen >> number % 16 & 1}
+    changes: list[manifest.Change] = []
+    expected = []
+    for path in sorted(old.keys() | new.keys(), key=sort_key):
+        is_within = any(is_below(path, directory) for directory in anew)
+        if path in anew:
+            changes.append((path, None))
+        if path in anew or (is_within and path in new):
+            changes.append((path, new[path]))
+        elif not is_within and old.get(path) != new.get(path):
+            changes.append((path, new.get(path)))
+        elif not is_within:
+            continue
+        if path in old:
+            expected.append(old[path])
+    taken: list[Entry] = []
+    with small_nodes():
+        nodes = Nodes()
+        root = build(old, nodes)
+        found = manifest.edit(root, changes, nodes.load, nodes.save, taken=taken.append)
+        assert found == build(new, Nodes())
+    assert taken == expected
+
+
+def in_both(old: Tree, new: Tree) -> list[bytes]:
+    """The directories of both trees."""
+    return [
+        path
+        for path, item in old.items()
+        if item.kind == DIRECTORY and path in new and new[path].kind == DIRECTORY
+    ]
 
 
 @given(trees, st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=5))
