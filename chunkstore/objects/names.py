@@ -7,6 +7,7 @@ stays below its root whoever joins it. Leaves resolving a SPEC to `storage.store
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from chunkstore.errors import Corrupt, Usage
@@ -17,6 +18,7 @@ BASE: Final = "base"
 STATE_DIR: Final = b".imgstore"
 """The node's own directory at the top of a tree; never part of an image."""
 
+MAX_LAYERS: Final = 16
 MAX_COMPONENT: Final = 255
 MAX_PATH: Final = 4095
 """PATH_MAX less its NUL: longer paths can't be named to the system calls that restore them."""
@@ -54,6 +56,24 @@ def parse_spec(text: str) -> Spec:
     if colon:
         check_name(tag, "a tag")
     return Spec(image, tag or LATEST, int(back or 0))
+
+
+def parse_layers(text: str) -> tuple[Spec, ...]:
+    """Read SPECs joined by '+', the base first; one alone too. Raises `Usage`."""
+    parts = text.split("+")
+    if len(parts) > MAX_LAYERS:
+        raise Usage(f"{len(parts)} layers are more than the {MAX_LAYERS} that a SPEC may have")
+    specs = tuple(map(parse_spec, parts))
+    images = [spec.image for spec in specs]
+    for image in images:
+        if images.count(image) > 1:
+            raise Usage(f"{text!r}: image {image!r} is in it twice")
+    return specs
+
+
+def layers_text(specs: Iterable[Spec]) -> str:
+    """The text that `parse_layers` reads as these."""
+    return "+".join(map(str, specs))
 
 
 def sort_key(path: bytes) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import zip_longest
 from typing import NamedTuple
 
 from chunkstore.errors import Corrupt, NotFound
@@ -148,13 +149,13 @@ class RemoteLocator:
     """Finds the chunks of versions by their locate hints, learning indexes only as needed.
 
     The newest packs are asked first: a node one version behind learns the index of the new pack
-    and no other.
+    and no other. Of several versions, such as layers, those of each in turn.
     """
 
-    def __init__(self, repository: Repository, catalog: Catalog, version_id: bytes) -> None:
+    def __init__(self, repository: Repository, catalog: Catalog, *version_ids: bytes) -> None:
         self._repository = repository
         self._catalog = catalog
-        self._version_id = version_id
+        self._version_ids = version_ids
         self._unlearnt: list[bytes] | None = None
         self._refreshed = False
 
@@ -166,7 +167,8 @@ class RemoteLocator:
         while missing:
             if not self._learn_next():
                 raise NotFound(
-                    f"chunk {missing[0].hex()} is in no pack the store names for this version",
+                    f"chunk {missing[0].hex()} is in no pack the store names for "
+                    f"{'this version' if len(self._version_ids) == 1 else 'these versions'}",
                     name=missing[0].hex(),
                 )
             found.update(self._catalog.places(missing))
@@ -175,9 +177,11 @@ class RemoteLocator:
 
     def _learn_next(self) -> bool:
         if self._unlearnt is None:
-            uses = self._repository.locate(self._version_id)
+            hints = [self._repository.locate(version_id) for version_id in self._version_ids]
+            in_turn = (use.pack for uses in zip_longest(*hints) for use in uses if use is not None)
             known = self._catalog.packs
-            self._unlearnt = [use.pack for use in reversed(uses) if use.pack not in known]
+            fresh = dict.fromkeys(pack_id for pack_id in in_turn if pack_id not in known)
+            self._unlearnt = list(reversed(fresh))
         if not self._unlearnt:
             return False
         pack_id = self._unlearnt.pop()

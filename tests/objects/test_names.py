@@ -265,3 +265,53 @@ def test_any_text_is_a_spec_or_a_usage_error(text):
         return
     assert names.NAME.fullmatch(spec.image)
     assert names.NAME.fullmatch(spec.tag)
+
+
+@pytest.mark.parametrize(
+    ("text", "images"),
+    [
+        ("web", ["web:latest"]),
+        ("web+rack7", ["web:latest", "rack7:latest"]),
+        ("web:2026-11+rack7+node12~1", ["web:2026-11", "rack7:latest", "node12:latest~1"]),
+        ("+".join(f"i{number}" for number in range(16)), [f"i{n}:latest" for n in range(16)]),
+    ],
+)
+def test_layers(text, images):
+    specs = names.parse_layers(text)
+    assert list(map(str, specs)) == images
+    assert names.parse_layers(names.layers_text(specs)) == specs
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "name an image"),
+        ("+", "name an image"),
+        ("web+", "name an image"),
+        ("+web", "name an image"),
+        ("web++rack7", "name an image"),
+        ("web + rack7", "name an image"),
+        ("web:a+", "name an image"),
+        ("web:+rack7", "name a tag"),
+        ("web~+rack7", "versions to go back"),
+        ("web+rack7:a:b", "name a tag"),
+        ("web+web", "twice"),
+        ("web:a+rack7+web:b", "twice"),
+        ("+".join(f"i{number}" for number in range(17)), "17 layers"),
+        ("+" * 100_000, "layers"),
+    ],
+)
+def test_layers_that_make_no_sense(text, says):
+    with pytest.raises(Usage, match=says) as caught:
+        names.parse_layers(text)
+    assert len(str(caught.value)) < 300
+
+
+@given(st.text("web:+~1", max_size=20))
+def test_any_text_is_layers_or_a_usage_error(text):
+    try:
+        specs = names.parse_layers(text)
+    except Usage:
+        return
+    assert specs == tuple(map(names.parse_spec, text.split("+")))
+    assert names.parse_layers(names.layers_text(specs)) == specs
