@@ -1,4 +1,4 @@
-"""Checkout: a version from the local store into an empty directory."""
+"""Checkout: a version, or layers of versions, from the local store into an empty directory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from chunkstore.fsio import Directory
 from chunkstore.objects import manifest
 from chunkstore.objects.documents import Version
 from chunkstore.progress import Progress, Unwatched
+from chunkstore.storage.layers import Layered, loader
 from chunkstore.storage.store import Store
 from chunkstore.worktree.content import FileContents
 from chunkstore.worktree.install import Installer, require_empty
@@ -25,7 +26,7 @@ class CheckoutReport:
 
 
 def checkout(
-    store: Store, version: Version, directory: str, *, progress: Progress | None = None
+    store: Store, version: Version | Layered, directory: str, *, progress: Progress | None = None
 ) -> CheckoutReport:
     """Write `version` into `directory`, which must be empty. Raises `Conflict`, `LocalError`."""
     require_empty(directory)
@@ -39,6 +40,7 @@ def checkout(
         store.chunks() as nodes,
         store.chunks() as chunks,
     ):
-        entries = manifest.walk(root, nodes.get)
-        Installer(tree, shortfalls, watched).run(FileContents(entries, chunks, nodes.get))
+        load = loader(version, nodes.get)
+        entries = manifest.walk(root, load)
+        Installer(tree, shortfalls, watched).run(FileContents(entries, chunks, load))
     return CheckoutReport(root.entries, root.size, shortfalls)

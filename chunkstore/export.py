@@ -1,4 +1,4 @@
-"""Export: a version as a tar archive, whole or as the difference from a base.
+"""Export: a version, or layers, as a tar archive, whole or as the difference from a base.
 
 The difference is found from two manifests and written from stored chunks: neither the base nor
 the worktree is read. Promises: the same versions, format and level give the same bytes; the output
@@ -26,6 +26,7 @@ from chunkstore.objects.digest import HOLE
 from chunkstore.objects.documents import Version
 from chunkstore.objects.entry import Entry
 from chunkstore.progress import Progress, Unwatched
+from chunkstore.storage.layers import Layered, loader
 from chunkstore.storage.store import Store
 from chunkstore.worktree.content import FileContents
 
@@ -48,10 +49,10 @@ class ExportReport:
 
 def export(
     store: Store,
-    version: Version,
+    version: Version | Layered,
     output: str | BinaryIO,
     *,
-    base: Version | None = None,
+    base: Version | Layered | None = None,
     deletions: str = "sidecar",
     form: str = "tar.gz",
     level: int | None = None,
@@ -102,7 +103,11 @@ class _Counted:
 
 class _Export:
     def __init__(
-        self, store: Store, version: Version, base: Version | None, progress: Progress
+        self,
+        store: Store,
+        version: Version | Layered,
+        base: Version | Layered | None,
+        progress: Progress,
     ) -> None:
         self.store = store
         self.version = version
@@ -116,10 +121,12 @@ class _Export:
     ) -> ExportReport:
         counted = _Counted(file)
         with self.store.chunks() as nodes, self.store.chunks() as chunks:
-            entries = self._members(nodes.get)
-            contents = FileContents(entries, chunks, nodes.get)
+            load = loader(self.version, nodes.get)
+            if self.base is not None:
+                load = loader(self.base, load)
+            contents = FileContents(self._members(load), chunks, load)
             with compression.open_sink(counted, form, level=level) as sink:
-                members = self._write(contents, sink, nodes.get)
+                members = self._write(contents, sink, load)
         return ExportReport(members, counted.written, len(self.removals), sidecar, self.lost)
 
     def _members(self, load: manifest.Load) -> Iterator[Entry]:

@@ -12,6 +12,11 @@ SPEC: Final = (
     "A SPEC is IMAGE[:TAG or version id prefix][~N]: 'web' is web:latest, 'web:base' a tag,\n"
     "'web:3fa9c1' a version, 'web~1' the version before the latest."
 )
+LAYERS: Final = (
+    f"{SPEC}\n"
+    "'web+rack7+node12' is the latest of each laid over the one before: see 'Overlays' in the\n"
+    "administration guide."
+)
 
 
 class Maker(Protocol):
@@ -118,10 +123,10 @@ def _add_looking(verb: Maker) -> None:
     made = verb("log", "list the versions of an image, newest first", "log web", "log web -n 5")
     made.add_argument("spec", metavar="SPEC", help="the image, or the version to begin with")
     made.add_argument("-n", type=_count, metavar="N", dest="number", help="only the first N")
-    made = verb("show", "tell all about one version", "show web", "show web:base", more=SPEC)
+    made = verb("show", "tell all about one version", "show web", "show web:base", more=LAYERS)
     made.add_argument("spec", metavar="SPEC", help="the version")
     made = verb(
-        "ls", "list what a version holds", "ls web etc", "ls -r web:base usr/share/doc", more=SPEC
+        "ls", "list what a version holds", "ls web etc", "ls -r web:base usr/share/doc", more=LAYERS
     )
     made.add_argument("spec", metavar="SPEC", help="the version")
     made.add_argument("path", metavar="PATH", nargs="?", default="", help="a path in the image")
@@ -131,7 +136,7 @@ def _add_looking(verb: Maker) -> None:
         "write a file of a version to stdout",
         "cat web etc/fstab",
         "cat web~1 etc/fstab | diff - /srv/images/web/etc/fstab",
-        more=SPEC,
+        more=LAYERS,
     )
     made.add_argument("spec", metavar="SPEC", help="the version")
     made.add_argument("path", metavar="PATH", help="a file in the image")
@@ -143,7 +148,7 @@ def _add_looking(verb: Maker) -> None:
         "diff web:base web --exit-code > /dev/null || echo changed",
         more="One path a line, sorted, after a letter and a tab: A added, D deleted, M content\n"
         "modified, m only metadata modified, T another type. Exit code 0 also when there are\n"
-        "differences, unless --exit-code is given.\n\n" + SPEC,
+        "differences, unless --exit-code is given.\n\n" + LAYERS,
     )
     made.add_argument("old", metavar="OLD", help="SPEC of the older version")
     made.add_argument("new", metavar="NEW", help="SPEC of the newer version")
@@ -183,7 +188,7 @@ def _add_moving(verb: Maker) -> None:
         "export web -o image.tar.gz",
         "export web --base web:base -o image-diff.tar.gz",
         "export web -o - --format tar | tar -tv",
-        more="With --base only what differs from it, to be unpacked over it.\n\n" + SPEC,
+        more="With --base only what differs from it, to be unpacked over it.\n\n" + LAYERS,
     )
     made.add_argument("spec", metavar="SPEC", help="the version")
     made.add_argument(
@@ -206,7 +211,7 @@ def _add_moving(verb: Maker) -> None:
         "checkout",
         "write a version into a directory",
         "checkout web:base /srv/images/web-base",
-        more="The directory must be new or empty.\n\n" + SPEC,
+        more="The directory must be new or empty.\n\n" + LAYERS,
     )
     made.add_argument("spec", metavar="SPEC", help="the version")
     made.add_argument("directory", metavar="DIR", help="a new or empty directory")

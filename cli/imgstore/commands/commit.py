@@ -11,6 +11,7 @@ from chunkstore.errors import Usage
 from chunkstore.objects.names import check_name, printable
 from imgstore.describe import LETTERS, in_words
 from imgstore.output import Output, counted, human, json_path, short, utc
+from imgstore.specs import one_image
 from imgstore.stores import open_or_create
 from imgstore.worktrees import directory_of, exclude_rules
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def run(options: Namespace, output: Output) -> int:
     """Commit, and say what was recorded."""
-    image = check_name(options.image, "an image")
+    image = one_image(options.image)
     for tag in options.tag:
         check_name(tag, "a tag")
     try:

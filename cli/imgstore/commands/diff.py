@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from chunkstore.objects import delta
 from chunkstore.objects.entry import change_letter
-from chunkstore.objects.names import parse_spec, printable
+from chunkstore.objects.names import parse_layers, printable
+from chunkstore.storage.layers import Layered, resolve_layers
 from imgstore.describe import LETTERS, change_counts, change_documents, changes_sorted
-from imgstore.output import Output, human, short, table
+from imgstore.output import Output, human, table
+from imgstore.specs import layered_id, layered_short
 from imgstore.stores import open_store
 
 if TYPE_CHECKING:
     from chunkstore.objects.delta import Difference
-    from chunkstore.storage.repository import Resolved
 
 
 def run(options: Namespace, output: Output) -> int:
     """Print the differences, or with `--stat` their numbers."""
-    specs = parse_spec(options.old), parse_spec(options.new)
+    specs = parse_layers(options.old), parse_layers(options.new)
     store = open_store(options, output)
-    old, new = (store.resolve(spec) for spec in specs)
+    old, new = (resolve_layers(store, layers) for layers in specs)
     with store.chunks() as chunks:
-        differences = delta.diff(old.version.root, new.version.root, chunks.get)
+        differences = delta.diff(old.root, new.root, new.over(old.over(chunks.get)))
         if options.stat:
             found = _stat(output, old, new, differences)
         else:
@@ -33,7 +34,7 @@ def run(options: Namespace, output: Output) -> int:
     return 1 if found and options.exit_code else 0
 
 
-def _list(output: Output, old: Resolved, new: Resolved, differences: Iterable[Difference]) -> bool:
+def _list(output: Output, old: Layered, new: Layered, differences: Iterable[Difference]) -> bool:
     changes = changes_sorted(differences)
     if output.as_json:
         head = {**_names(old, new), "counts": change_counts(changes)}
@@ -44,7 +45,7 @@ def _list(output: Output, old: Resolved, new: Resolved, differences: Iterable[Di
     return bool(changes)
 
 
-def _stat(output: Output, old: Resolved, new: Resolved, differences: Iterable[Difference]) -> bool:
+def _stat(output: Output, old: Layered, new: Layered, differences: Iterable[Difference]) -> bool:
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for before, after in differences:
@@ -58,8 +59,8 @@ def _stat(output: Output, old: Resolved, new: Resolved, differences: Iterable[Di
             **_names(old, new),
             "counts": {letter: counts[letter] for letter in LETTERS},
             "bytes": {letter: sizes[letter] for letter in LETTERS},
-            "old_size": old.version.root.size,
-            "new_size": new.version.root.size,
+            "old_size": old.root.size,
+            "new_size": new.root.size,
         }
         output.document(document)
         return bool(counts)
@@ -70,10 +71,11 @@ def _stat(output: Output, old: Resolved, new: Resolved, differences: Iterable[Di
     ]
     for line in table(rows, right=(1, 3)):
         output.line(line)
-    sizes_text = f"{human(old.version.root.size)} -> {human(new.version.root.size)}"
-    output.line(f"{short(old.id)} -> {short(new.id)}: {counts.total():,} paths, {sizes_text}")
+    sizes_text = f"{human(old.root.size)} -> {human(new.root.size)}"
+    names = f"{layered_short(old)} -> {layered_short(new)}"
+    output.line(f"{names}: {counts.total():,} paths, {sizes_text}")
     return bool(counts)
 
 
-def _names(old: Resolved, new: Resolved) -> dict[str, Any]:
-    return {"old": old.id.hex(), "new": new.id.hex()}
+def _names(old: Layered, new: Layered) -> dict[str, Any]:
+    return {"old": layered_id(old), "new": layered_id(new)}

@@ -11,8 +11,10 @@ from typing import BinaryIO, Final
 
 from chunkstore.errors import Usage, local_errors
 from chunkstore.export import export
-from chunkstore.objects.names import parse_spec
-from imgstore.output import Output, counted, human, short
+from chunkstore.objects.names import parse_layers
+from chunkstore.storage.layers import resolve_layers
+from imgstore.output import Output, counted, human
+from imgstore.specs import layered_id, layered_image, layered_short
 from imgstore.stores import open_store
 
 _ENDS: Final = {
@@ -26,17 +28,17 @@ _ENDS: Final = {
 
 def run(options: Namespace, output: Output) -> int:
     """Write the archive, and say what it holds."""
-    spec = parse_spec(options.spec)
-    base_spec = parse_spec(options.base) if options.base is not None else None
+    specs = parse_layers(options.spec)
+    base_specs = parse_layers(options.base) if options.base is not None else None
     store = open_store(options, output)
-    found = store.resolve(spec)
-    base = store.resolve(base_spec) if base_spec is not None else None
+    found = resolve_layers(store, specs)
+    base = resolve_layers(store, base_specs) if base_specs is not None else None
     with _target(options.output) as target, output.progress("export") as progress:
         report = export(
             store,
-            found.version,
+            found,
             target,
-            base=None if base is None else base.version,
+            base=base,
             deletions=options.deletions,
             form=options.format or _form(options.output),
             level=options.level,
@@ -50,16 +52,16 @@ def run(options: Namespace, output: Output) -> int:
     )
     text = f"{options.output}: {counted(report.members, 'member')}, {human(report.written)}"
     if base is not None:
-        text += f", from {short(base.id)} to {short(found.id)}"
+        text += f", from {layered_short(base)} to {layered_short(found)}"
     if report.sidecar is not None:
         sidecar = _as_typed(report.sidecar, options.output)
         text += f"; {counted(report.deletions, 'path')} to delete in {sidecar}"
     elif base is not None and report.deletions:
         text += f"; {counted(report.deletions, 'path')} to delete, which is told nowhere"
     document = {
-        "image": spec.image,
-        "version": found.id.hex(),
-        "base": None if base is None else base.id.hex(),
+        "image": layered_image(found),
+        "version": layered_id(found),
+        "base": None if base is None else layered_id(base),
         "file": options.output,
         "members": report.members,
         "size": report.written,

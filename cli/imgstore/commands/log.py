@@ -5,15 +5,15 @@ from __future__ import annotations
 from argparse import Namespace
 from itertools import islice
 
-from chunkstore.objects.names import parse_spec
 from imgstore.describe import tags_of, version_document
 from imgstore.output import Output, human, local_time, one_line, short, table
+from imgstore.specs import one_version
 from imgstore.stores import open_store
 
 
 def run(options: Namespace, output: Output) -> int:
     """Print the version and its ancestors, newest first."""
-    spec = parse_spec(options.spec)
+    spec = one_version(options.spec)
     store = open_store(options, output)
     ref = store.ref(spec.image)
     first = store.resolve_in(ref, spec)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from chunkstore.objects import manifest
 from chunkstore.objects.entry import DIRECTORY
-from chunkstore.objects.names import parse_spec
+from chunkstore.objects.names import parse_layers
+from chunkstore.storage.layers import resolve_layers
 from imgstore.describe import entry_document, entry_line
 from imgstore.output import Output
 from imgstore.paths import image_path
+from imgstore.specs import layered_id, layered_image
 from imgstore.stores import open_store
 
 if TYPE_CHECKING:
@@ -20,15 +22,15 @@ if TYPE_CHECKING:
 
 def run(options: Namespace, output: Output) -> int:
     """Print what lies in a directory of the version, or the one path that is no directory."""
-    spec = parse_spec(options.spec)
+    specs = parse_layers(options.spec)
     path = image_path(options.path)
     store = open_store(options, output)
-    found = store.resolve(spec)
+    found = resolve_layers(store, specs)
     with store.chunks() as chunks:
-        below = manifest.walk(found.version.root, chunks.get, path)
+        below = manifest.walk(found.root, found.over(chunks.get), path)
         entries = _chosen(next(below), below, recursive=options.recursive)
         if output.as_json:
-            head = {"image": spec.image, "version": found.id.hex()}
+            head = {"image": layered_image(found), "version": layered_id(found)}
             output.long_document(head, "entries", map(entry_document, entries))
         else:
             for entry in entries:

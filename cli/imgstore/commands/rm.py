@@ -6,14 +6,14 @@ import time
 from argparse import Namespace
 
 from chunkstore import tags
-from chunkstore.objects.names import parse_spec
 from imgstore.output import Output, short
+from imgstore.specs import one_version
 from imgstore.stores import open_store
 
 
 def run(options: Namespace, output: Output) -> int:
     """Remove the image when only that is named, else the tags of the version."""
-    spec = parse_spec(options.spec)
+    spec = one_version(options.spec)
     store = open_store(options, output)
     if not set(options.spec) & set(":~"):
         gone = tags.remove_image(store, spec.image)

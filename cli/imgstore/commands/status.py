@@ -7,16 +7,17 @@ from argparse import Namespace
 
 from chunkstore.commit import status
 from chunkstore.errors import NotFound
-from chunkstore.objects.names import LATEST, Spec, check_name, printable
+from chunkstore.objects.names import LATEST, Spec, printable
 from imgstore.describe import change_counts, change_documents, changes_sorted
 from imgstore.output import Output, json_path
+from imgstore.specs import one_image
 from imgstore.stores import open_store
 from imgstore.worktrees import directory_of, exclude_rules
 
 
 def run(options: Namespace, output: Output) -> int:
     """Print the differences between the image's latest version and the directory."""
-    image = check_name(options.image, "an image")
+    image = one_image(options.image)
     rules = exclude_rules(options)
     directory = directory_of(options, output)
     store = open_store(options, output)

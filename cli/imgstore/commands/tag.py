@@ -6,14 +6,15 @@ import time
 from argparse import Namespace
 
 from chunkstore import tags
-from chunkstore.objects.names import check_name, parse_spec
+from chunkstore.objects.names import check_name
 from imgstore.output import Output, short
+from imgstore.specs import one_version
 from imgstore.stores import open_store
 
 
 def run(options: Namespace, output: Output) -> int:
     """Set or move a tag, and say from where it moved."""
-    spec = parse_spec(options.spec)
+    spec = one_version(options.spec)
     name = check_name(options.name, "a tag")
     store = open_store(options, output)
     report = tags.tag(store, spec, name, now=time.time_ns())

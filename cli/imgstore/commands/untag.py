@@ -8,12 +8,13 @@ from argparse import Namespace
 from chunkstore import tags
 from chunkstore.objects.names import check_name
 from imgstore.output import Output, short
+from imgstore.specs import one_image
 from imgstore.stores import open_store
 
 
 def run(options: Namespace, output: Output) -> int:
     """Remove a tag, and say what it named."""
-    image = check_name(options.image, "an image")
+    image = one_image(options.image)
     name = check_name(options.name, "a tag")
     store = open_store(options, output)
     report = tags.untag(store, image, name, now=time.time_ns())
