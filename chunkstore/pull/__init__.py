@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 
 from chunkstore.errors import Conflict, NotFound, local_errors
 from chunkstore.fsio import Directory
-from chunkstore.objects.names import STATE_DIR, Spec
+from chunkstore.objects.names import STATE_DIR, Spec, layers_text
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.pull import hooks
 from chunkstore.pull.context import Context
@@ -60,9 +60,9 @@ def pull(
 ) -> PullReport:
     """Make `directory` what `specs` name, laid over each other, in the store `reader` reads.
 
-    `location` is what to remember as the remote, `remember` as the SPEC if not `specs`. Raises `Conflict` when the directory is neither
-    empty nor pulled, `NotFound`, `Corrupt`, `TransferError`, `HookFailed`, `LocalError`; all but a
-    failing disk before the tree is touched.
+    `location` is what to remember as the remote, `remember` as the SPEC if not `specs`. Raises
+    `Conflict` when the directory is neither empty nor pulled, `NotFound`, `Corrupt`,
+    `TransferError`, `HookFailed`, `LocalError`; all but a failing disk before the tree is touched.
     """
     options = options or PullOptions()
     if not options.dry_run and not _has_state(directory):
@@ -79,7 +79,7 @@ def pull(
         ):
             if not options.dry_run:
                 finish_interrupted(context)
-            source = Source(location, remember or "+".join(map(str, specs)))
+            source = Source(location, remember or layers_text(specs))
             _run(context, remote, source)
             if not options.dry_run:
                 hooks.after(context)

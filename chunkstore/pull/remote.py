@@ -16,6 +16,7 @@ from chunkstore.objects.names import Spec
 from chunkstore.storage.backend import Reader
 from chunkstore.storage.catalog import Catalog
 from chunkstore.storage.chunks import ChunkReader
+from chunkstore.storage.layers import lay
 from chunkstore.storage.repository import RemoteLocator, Repository, Resolved
 from chunkstore.worktree.node import Installed, Layer, NodeState
 
@@ -91,7 +92,7 @@ class Remote:
 
     def _open(self, versions: list[bytes]) -> None:
         self._catalog = self._state.catalog()
-        self.locator = RemoteLocator(self.repository, self._catalog, versions[0])
+        self.locator = RemoteLocator(self.repository, self._catalog, *versions)
         self._chunks = ChunkReader(self.reader, self.locator, threads=CONNECTIONS)
 
     @property
@@ -108,11 +109,13 @@ class Remote:
             self._state.add_nodes({digest: data})
         return data
 
-    def _manifest(self, layers: Sequence[Resolved]) -> NodeRef:
-        roots = [layer.version.root for layer in layers]
-        for root in roots:
-            self._fetch_nodes(root)
-        return roots[0]
+    def _manifest(self, versions: Sequence[Resolved]) -> NodeRef:
+        for version in versions:
+            self._fetch_nodes(version.version.root)
+        composed = lay(self.specs, versions, self.load)
+        if composed.nodes:
+            self._state.add_nodes(composed.nodes)
+        return composed.root
 
     def _fetch_nodes(self, root: NodeRef) -> None:
         """Bring the manifest's nodes that are not here, level by level."""

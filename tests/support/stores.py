@@ -19,7 +19,7 @@ from chunkstore.objects import chunklist, manifest
 from chunkstore.objects.chunker import Parameters
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.manifest import NodeRef
-from chunkstore.objects.names import parse_spec
+from chunkstore.objects.names import parse_layers, parse_spec
 from chunkstore.pull import PullOptions, PullReport, pull
 from chunkstore.storage import store as stores
 from chunkstore.storage.backend import Reader
@@ -52,8 +52,7 @@ def restore(store: Store, spec: str, directory: Path) -> CheckoutReport:
 
 
 def bring(reader: Reader, spec: str, directory: Path, **options: Any) -> PullReport:
-    specs = [parse_spec(part) for part in spec.split("+")]
-    return pull(reader, specs, str(directory), options=PullOptions(**options))
+    return pull(reader, parse_layers(spec), str(directory), options=PullOptions(**options))
 
 
 def listing(store: Store, *, local: bool = False) -> dict[str, tuple[int, int]]:

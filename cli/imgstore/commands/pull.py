@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 
 from chunkstore.errors import Usage
-from chunkstore.objects.names import Spec, parse_spec, printable
+from chunkstore.objects.names import Spec, parse_layers, printable
 from chunkstore.pull import PullOptions, PullReport, pull, remembered
 from chunkstore.storage.backends import open_reader
 from imgstore.describe import (
@@ -68,12 +68,12 @@ def _source(options: Namespace) -> tuple[str, Sequence[Spec]]:
     """The remote and the SPEC, as given or as remembered by the directory."""
     if options.remote is None:
         known = remembered(options.directory)
-        if known is None or not known[0]:
+        if known is None or not known.remote:
             raise Usage(
                 f"{options.directory} was not pulled before: "
                 f"say what it shall be, 'imgstore pull REMOTE/SPEC {options.directory}'"
             )
-        return known[0], [parse_spec(known[1])]
+        return known.remote, parse_layers(known.spec)
     location, slash, text = options.remote.rpartition("/")
     if not slash:
         raise Usage(
@@ -85,7 +85,7 @@ def _source(options: Namespace) -> tuple[str, Sequence[Spec]]:
         location = os.path.abspath(location or "/")
     elif location.endswith(":/"):
         raise Usage(f"{options.remote!r} names no image: write {options.remote}/IMAGE")
-    return location, [parse_spec(text)]
+    return location, parse_layers(text)
 
 
 def tell(report: PullReport, options: Namespace, output: Output, location: str) -> int:
