@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+import platform
 import struct
 import threading
 from collections.abc import Iterator
@@ -23,6 +25,10 @@ _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
 _PATIENCE: Final = 1000
 _HOW: Final = struct.Struct("<QQQ")
+_RENAME_EXCHANGE: Final = 2
+_RENAMEAT2: Final = {"x86_64": 316, "i686": 353, "aarch64": 276, "riscv64": 276, "armv7l": 382}
+_FICLONE: Final = 0x40049409
+_LONGEST: Final = 4095
 _CONFINED: Final = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
 
 _counter_lock = threading.Lock()
@@ -153,9 +159,23 @@ class Directory:
         flags |= os.O_CLOEXEC | os.O_NOFOLLOW
         return _confined_open(self.descriptor, path or b".", flags, mode)
 
+    @classmethod
+    def held(cls, descriptor: int, path: bytes) -> Directory:
+        """One that is open already, and closed with this; `path` is for messages."""
+        directory = cls.__new__(cls)
+        directory.descriptor = descriptor
+        directory.path = path
+        return directory
+
     def open_directory(self, path: bytes) -> int:
-        """A descriptor of a directory inside, for `dir_fd`."""
-        return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        """A descriptor of a directory inside, for `dir_fd`; `path` may be of any length."""
+        if len(path) <= _LONGEST:
+            return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        # Longer than a system call takes: in pieces, each confined to the one before.
+        cut = path.rindex(b"/", 0, _LONGEST)
+        step = self.open(path[:cut], os.O_PATH | os.O_DIRECTORY)
+        with Directory.held(step, path[:cut]) as above:
+            return above.open_directory(path[cut + 1 :])
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -190,6 +210,30 @@ def sync_filesystem(descriptor: int) -> None:
     if _libc.syncfs(descriptor) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def exchange(folder: int, name: bytes, other_folder: int, other_name: bytes) -> None:
+    """Let two names change places in one step: both are always there. Raises `OSError`."""
+    arguments = (folder, name, other_folder, other_name, _RENAME_EXCHANGE)
+    call = getattr(_libc, "renameat2", None)
+    number = _RENAMEAT2.get(platform.machine())
+    if call is not None:
+        result = call(*arguments)
+    elif number is not None:
+        result = _libc.syscall(number, *arguments)
+    else:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), name)
+    if result != 0:
+        reason = ctypes.get_errno()
+        raise OSError(reason, os.strerror(reason), name)
+
+
+def reflink(target: int, source: int) -> None:
+    """Let an open file share all its content with another until either is written to.
+
+    Raises `OSError`; EOPNOTSUPP where the file system has no such thing.
+    """
+    fcntl.ioctl(target, _FICLONE, source)
 
 
 @contextmanager

@@ -54,14 +54,15 @@ def capture(found: Found, parameters: chunker.Parameters, sink: Sink) -> Entry:
     try:
         if stat.S_ISREG(found.status.st_mode):
             return _capture_file(found, parameters, sink)
-        return _capture_other(found)
+        return capture_other(found)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ESTALE):
             raise Vanished from error
         raise
 
 
-def _capture_other(found: Found) -> Entry:
+def capture_other(found: Found) -> Entry:
+    """Read a path that is no regular file. Raises `OSError`."""
     path, status, folder, name, link = found
     content = b""
     flags = 0
@@ -80,10 +81,10 @@ def _capture_other(found: Found) -> Entry:
         elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             content = DEVICE.pack(os.major(status.st_rdev), os.minor(status.st_rdev))
         xattrs = metadata.read_xattrs(metadata.by_descriptor(folder, name))
-    return _entry(path, status, content=content, xattrs=xattrs, flags=flags, link=link)
+    return describe(path, status, content=content, xattrs=xattrs, flags=flags, link=link)
 
 
-def _entry(
+def describe(
     path: bytes,
     status: os.stat_result,
     *,
@@ -93,6 +94,7 @@ def _entry(
     link: bytes,
     depth: int = 0,
 ) -> Entry:
+    """The entry of a path with this status."""
     kind = KIND_OF_FORMAT[stat.S_IFMT(status.st_mode)]
     return Entry(
         path,
@@ -132,7 +134,7 @@ def _capture_file(found: Found, parameters: chunker.Parameters, sink: Sink) -> E
             writer = ListWriter(sink.store_node)
             length = _read_content(descriptor, before, parameters, sink, writer)
             content, depth = writer.finish()
-            entry = _entry(
+            entry = describe(
                 path,
                 before,
                 content=content,
@@ -171,7 +173,7 @@ def _read_content(
             writer.add(digest, len(data))
         return len(data)
     end = 0
-    for start, stop in _extents(descriptor, status):
+    for start, stop in extents(descriptor, status):
         if start > end:
             writer.add(HOLE, start - end)
         end = _read_extent(descriptor, start, stop, parameters, sink, writer)
@@ -183,7 +185,7 @@ def _read_content(
     return end
 
 
-def _extents(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, int]]:
+def extents(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, int]]:
     """The parts of a file that hold data, in order."""
     size = status.st_size
     if status.st_blocks * 512 >= size:

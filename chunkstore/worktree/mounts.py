@@ -12,7 +12,6 @@ that come later are met when a rename fails.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -20,14 +19,15 @@ from typing import Final, NamedTuple
 from chunkstore import fsio
 from chunkstore.fsio import Directory
 from chunkstore.objects.names import is_below
+from chunkstore.worktree import mountinfo
 
 _KERNEL: Final = frozenset(
-    b"autofs binder binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs "
-    b"fusectl hugetlbfs mqueue nfsd nsfs proc pstore ramfs resctrl rpc_pipefs securityfs "
-    b"selinuxfs smackfs sysfs tracefs".split()
+    "autofs binder binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs "
+    "fusectl hugetlbfs mqueue nfsd nsfs proc pstore ramfs resctrl rpc_pipefs securityfs "
+    "selinuxfs smackfs sysfs tracefs".split()
 )
 """File systems that hold what the kernel says, not files that somebody put there."""
-_OF_A_RUNNING_SYSTEM: Final = frozenset((b"tmpfs", b"overlay", b"squashfs", b"fuse"))
+_OF_A_RUNNING_SYSTEM: Final = frozenset(("tmpfs", "overlay", "squashfs", "fuse"))
 """Below a running root these are `/run`, `/tmp`, containers and removable media."""
 
 
@@ -80,45 +80,36 @@ NO_MOUNTS: Final = Mounts()
 def mounts_below(tree: Directory) -> Mounts:
     """Look what is mounted inside `tree`; nothing where there is no `/proc`."""
     try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            lines = file.read().splitlines()
-        top = os.readlink(b"/proc/self/fd/%d" % tree.descriptor)
+        found = mountinfo.mounts()
+        top = mountinfo.path_of(tree.descriptor)
     except OSError:
         return Mounts()
     prefix = top.rstrip(b"/") + b"/"
     is_running = os.path.samestat(os.stat(tree.descriptor), os.stat("/"))
     writable, left_alone = [], []
-    for line in lines:
-        fields, _, rest = line.partition(b" - ")
-        number, _, _, _, place, *_ = fields.split(b" ")
-        kind = rest.split(b" ")[0].partition(b".")[0]
-        place = _unescaped(place)
+    for number, place, kind in found:
         if not place.startswith(prefix) or len(place) == len(prefix):
             continue
         path = place[len(prefix) :]
         mode = _visible_mode(tree, path, number)
         if mode is None:
             continue
-        mount = Mount(path, kind.decode("ascii", "replace"))
-        is_foreign = kind in _KERNEL or (is_running and kind in _OF_A_RUNNING_SYSTEM)
+        # A file system in user space names its program behind a dot.
+        is_foreign = kind in _KERNEL or (
+            is_running and kind.partition(".")[0] in _OF_A_RUNNING_SYSTEM
+        )
         if is_foreign or not stat.S_ISDIR(mode):
-            left_alone.append(mount)
+            left_alone.append(Mount(path, kind))
         else:
-            writable.append(mount)
+            writable.append(Mount(path, kind))
     return Mounts(writable, left_alone)
-
-
-def _unescaped(place: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), place)
 
 
 def _visible_mode(tree: Directory, path: bytes, number: bytes) -> int | None:
     """The mode of what is at a mount point, if it is this mount that one gets to see there."""
     try:
         with fsio.opened(tree, path, os.O_PATH) as descriptor:
-            with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-                found = re.search(rb"^mnt_id:\s*(\d+)$", file.read(), re.MULTILINE)
-            if found is None or found[1] != number:
+            if mountinfo.mount_id(descriptor) != number:
                 return None
             return os.fstat(descriptor).st_mode
     except OSError:
