@@ -22,9 +22,12 @@ from chunkstore.objects.names import is_below
 from chunkstore.worktree import mountinfo
 
 _KERNEL: Final = frozenset(
-    "autofs binder binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs "
-    "fusectl hugetlbfs mqueue nfsd nsfs proc pstore ramfs resctrl rpc_pipefs securityfs "
-    "selinuxfs smackfs sysfs tracefs".split()
+    (
+        *("autofs", "binder", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs"),
+        *("devpts", "devtmpfs", "efivarfs", "fusectl", "hugetlbfs", "mqueue", "nfsd", "nsfs"),
+        *("proc", "pstore", "ramfs", "resctrl", "rpc_pipefs", "securityfs", "selinuxfs"),
+        *("smackfs", "sysfs", "tracefs"),
+    )
 )
 """File systems that hold what the kernel says, not files that somebody put there."""
 _OF_A_RUNNING_SYSTEM: Final = frozenset(("tmpfs", "overlay", "squashfs", "fuse"))

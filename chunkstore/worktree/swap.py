@@ -235,18 +235,27 @@ class Swap:
             try:
                 # A mount in it, say of a hook that forgot it, would come to DIR with it.
                 mountinfo.require_none_below(new)
+                self._swap_in(folder, new)
             finally:
                 os.close(new)
-            inode = os.stat(NEXT, dir_fd=folder, follow_symlinks=False).st_ino
-            ready = b"ready-%d" % inode
-            # A swap that outlives a power cut must not lead to a tree that does not.
-            fsio.sync_filesystem(folder)
-            os.rename(NEXT, ready, src_dir_fd=folder, dst_dir_fd=folder)
-            # The name says which tree is which, so it must be there before they change places.
-            os.fsync(folder)
-            self._change_places(folder, ready)
-            self._keep(folder, ready)
             remove_tree(folder, _DOOMED)
+
+    def _swap_in(self, folder: int, new: int) -> None:
+        """Swap the open `next` in and make the old tree the previous one."""
+        # What is immutable can't be renamed. A power cut in between loses the flag, no more.
+        flags = metadata.read_flags(new)
+        if flags & metadata.IMMUTABLE_FLAGS:
+            metadata.write_flags(new, flags & ~metadata.IMMUTABLE_FLAGS)
+        # A swap that outlives a power cut must not lead to a tree that does not.
+        fsio.sync_filesystem(folder)
+        ready = b"ready-%d" % os.fstat(new).st_ino
+        os.rename(NEXT, ready, src_dir_fd=folder, dst_dir_fd=folder)
+        # The name says which tree is which, so it must be there before they change places.
+        os.fsync(folder)
+        self._change_places(folder, ready)
+        self._keep(folder, ready)
+        if flags & metadata.IMMUTABLE_FLAGS:
+            metadata.write_flags(new, flags)
 
     def _check_unmoved(self) -> None:
         ours, there = os.stat(self.tree.descriptor), self._status(self._above, self._name)
@@ -261,20 +270,10 @@ class Swap:
             return None
 
     def _change_places(self, folder: int, other: bytes) -> None:
-        descriptor = os.open(other, _FOLDER, dir_fd=folder)
-        try:
-            # Nothing immutable can be renamed; only the new tree's own top can be that here.
-            flags = metadata.read_flags(descriptor)
-            if flags & metadata.IMMUTABLE_FLAGS:
-                metadata.write_flags(descriptor, flags & ~metadata.IMMUTABLE_FLAGS)
-            self._exchange(folder, other, self._above, self._name)
-            if flags & metadata.IMMUTABLE_FLAGS:
-                metadata.write_flags(descriptor, flags)
-            # Both: if a power cut left only one of them, a tree would have two names or none.
-            os.fsync(self._above)
-            os.fsync(folder)
-        finally:
-            os.close(descriptor)
+        self._exchange(folder, other, self._above, self._name)
+        # Both: if a power cut left only one of them, a tree would have two names or none.
+        os.fsync(self._above)
+        os.fsync(folder)
 
     def _keep(self, folder: int, name: bytes) -> None:
         """Make the tree that was replaced the previous one, and doom the one that was that."""

@@ -87,7 +87,6 @@ class Twins:
             for _ in range(_ATTEMPTS):
                 make = self._file if is_file else self._special
                 if make(folder, target, above, name):
-                    self._report.paths += 1
                     return
                 # It was replaced by something of another type since it was listed.
                 mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
@@ -114,6 +113,7 @@ class Twins:
             if stat.S_ISSOCK(status.st_mode):
                 # Only the program that listens on it can make it.
                 self._report.sockets += 1
+                self._progress.advance(files=1)
                 return True
             if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
                 return False
@@ -124,6 +124,7 @@ class Twins:
             raise
         if not self._is_linked(target, above, name, status):
             restore.make_special(target, raw, entry, self._report.shortfalls)
+        self._report.paths += 1
         self._progress.advance(files=1)
         return True
 
@@ -163,7 +164,9 @@ class Twins:
             status = os.fstat(source)
             if not stat.S_ISREG(status.st_mode):
                 return False
-            if not self._is_linked(target, above, name, status):
+            if self._is_linked(target, above, name, status):
+                self._progress.advance(size=status.st_size)
+            else:
                 made = os.open(name, _MAKE, 0o600, dir_fd=target)
                 try:
                     self._fill(made, source, status, above, name)
@@ -171,6 +174,7 @@ class Twins:
                     os.close(made)
         finally:
             os.close(source)
+        self._report.paths += 1
         self._progress.advance(files=1)
         return True
 
