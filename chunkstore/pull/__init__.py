@@ -25,6 +25,7 @@ from chunkstore.fsio import Directory
 from chunkstore.objects.names import STATE_DIR, Spec, layers_text
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.pull import hooks
+from chunkstore.pull.atomic import beside, exchange_back, previous_tree
 from chunkstore.pull.context import Context
 from chunkstore.pull.first import FirstInstallation
 from chunkstore.pull.recovery import finish_interrupted
@@ -36,6 +37,7 @@ from chunkstore.storage.backend import Reader
 from chunkstore.storage.metered import MeteredReader
 from chunkstore.worktree.install import require_empty
 from chunkstore.worktree.node import NodeState, Source
+from chunkstore.worktree.swap import Swap
 
 __all__ = ["PullOptions", "PullReport", "mend", "pull", "recover", "remembered", "rollback"]
 
@@ -80,9 +82,15 @@ def pull(
             if not options.dry_run:
                 finish_interrupted(context)
             source = Source(location, remember or layers_text(specs))
-            _run(context, remote, source)
-            if not options.dry_run:
+            if options.atomic and state.installed is not None and not options.dry_run:
+                is_swapped = _run_beside(context, remote, source)
+            else:
+                is_swapped = False
+                _run(context, remote, source)
+            if not options.dry_run and not is_swapped:
                 hooks.after(context)
+        if is_swapped:
+            _after_swap(directory, options, report)
     report.requests, report.received = metered.traffic
     return report
 
@@ -124,24 +132,70 @@ def _run(context: Context, remote: Remote, source: Source) -> None:
         sweep(context, target.root)
 
 
+def _run_beside(context: Context, remote: Remote, source: Source) -> bool:
+    """Update a clone of the tree and put it into place. Returns whether there was anything."""
+    state, report = context.state, context.report
+    refs = remote.refs()
+    old = state.installed
+    assert old is not None
+    if not state.halves and remote.is_installed(refs, old) and not needs_survey(context):
+        _run(context, remote, source)
+        return False
+    directory = os.path.realpath(context.directory)
+    with Swap(directory) as swap, beside(context, swap) as (clone_state, clone):
+        with (
+            Remote(remote.reader, remote.specs, clone_state) as again,
+            Context(
+                *(clone, clone_state, again, context.options, report, context.progress),
+                directory=directory,
+            ) as own,
+        ):
+            _run(own, again, source)
+    return report.is_changed
+
+
+def _after_swap(directory: str, options: PullOptions, report: PullReport) -> None:
+    """Run what has to run now that another tree is in place."""
+    with NodeState(directory) as state, Directory(directory) as tree:
+        shortfalls = report.shortfalls
+        with Context(tree, state, None, options, report, Unwatched()) as context:
+            hooks.after(context)
+        report.shortfalls = shortfalls
+
+
 def rollback(
-    reader: Reader,
+    reader: Reader | None,
     directory: str,
     *,
     options: PullOptions | None = None,
     progress: Progress | None = None,
 ) -> PullReport:
-    """Make `directory` the version it was before, in place, with what the remote has of it.
+    """Make `directory` the version it was before.
 
-    The remote and SPEC that are remembered stay, so the next pull goes forward again. Raises
-    `NotFound` when there was none before, or the remote has dropped it.
+    When the last pull was atomic its old tree is put back, without the network; else it is done in
+    place, with what the remote has of that version. The remote and SPEC that are remembered stay,
+    so the next pull goes forward again. Raises `NotFound` when there was none before, or the
+    remote has dropped it.
     """
     if not _has_state(directory):
         raise NotFound(f"nothing was pulled into {directory}", name=directory)
-    with NodeState(directory, read_only=True) as state:
+    options = options or PullOptions()
+    with local_errors("can't roll back"), NodeState(directory) as state:
         before, source = state.previous, state.source
-    if before is None or source is None:
-        raise NotFound(f"{directory} has no version before this one", name=directory)
+        if before is None or source is None:
+            raise NotFound(f"{directory} has no version before this one", name=directory)
+        if previous_tree(directory, state) is not None:
+            report = PullReport(before.layers, is_changed=True, entries=before.root.entries)
+            with (
+                Directory(directory) as tree,
+                Context(tree, state, None, options, report, progress or Unwatched()) as context,
+            ):
+                report.before = state.installed.layers if state.installed is not None else ()
+                exchange_back(context, before)
+            _after_swap(directory, options, report)
+            return report
+    if reader is None:
+        raise NotFound(f"no tree to go back to is kept beside {directory}", name=directory)
     specs = [Spec(layer.image, layer.version.hex(), 0) for layer in before.layers]
     return pull(
         *(reader, specs, directory),

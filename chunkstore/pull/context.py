@@ -25,7 +25,10 @@ from chunkstore.worktree.restore import Shortfalls
 
 
 class Context:
-    """One run on one tree. A context manager; `remote` may be missing."""
+    """One run on one tree. A context manager; `remote` may be missing.
+
+    `directory` is where the tree is for those who are told of it, if that is somewhere else.
+    """
 
     def __init__(
         self,
@@ -35,9 +38,11 @@ class Context:
         options: PullOptions,
         report: PullReport,
         progress: Progress,
+        *,
+        directory: str | None = None,
     ) -> None:
         self.tree = tree
-        self.directory = os.fsdecode(tree.path)
+        self.directory = os.fsdecode(tree.path) if directory is None else directory
         self.state = state
         self.remote = remote
         self.options = options

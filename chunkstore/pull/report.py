@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from chunkstore.worktree.hooks import Listener
 from chunkstore.worktree.node import Layer
 from chunkstore.worktree.restore import Shortfalls
+from chunkstore.worktree.twin import CloneReport
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class PullOptions:
     """Make the tree exactly the version: remove what the image does not know, mend the rest."""
     dry_run: bool = False
     """Find out everything and change nothing."""
+    atomic: bool = False
+    """Update a clone beside the tree, and exchange the two."""
     strict: bool = False
     """What can't be set is an error, not a remark."""
     devices: bool = True
@@ -66,6 +69,8 @@ class PullReport:
     saved: list[tuple[bytes, bytes]] = field(default_factory=list)
     kept: list[bytes] = field(default_factory=list)
     left_alone: list[tuple[bytes, str]] = field(default_factory=list)
+    shared: CloneReport | None = None
+    """How the unchanged files came into a tree made beside the old one."""
     hook_error: str = ""
     """What a hook that ran after the change said, when it failed."""
 

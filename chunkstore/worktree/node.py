@@ -308,6 +308,10 @@ class NodeState:
         """Remember another remote or SPEC for what is installed."""
         self._state({"source": source})
 
+    def owe(self, after: After | None, *, previous: Installed) -> None:
+        """The tree is about to be put into the place of one that is `previous`."""
+        self._state({"after": after, "previous": previous})
+
     def hooks_done(self) -> None:
         """What had to run after the change has run."""
         self._state({"after": None})

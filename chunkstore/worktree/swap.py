@@ -92,6 +92,11 @@ class Swap:
         """Where the new tree is made; for those who take no descriptor."""
         return os.path.join(os.path.dirname(self.path), os.fsdecode(self._beside), "next")
 
+    @property
+    def previous_path(self) -> str:
+        """Where the previous tree lies, when there is one."""
+        return os.path.join(os.path.dirname(self.path), os.fsdecode(self._beside), "previous")
+
     def close(self) -> None:
         """Let go of all descriptors."""
         self.tree.close()

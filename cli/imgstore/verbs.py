@@ -239,6 +239,11 @@ def _add_moving(verb: Maker) -> None:
         action="store_true",
         help="make DIR exactly the version: remove what the image does not know, mend the rest",
     )
+    made.add_argument(
+        "--atomic",
+        action="store_true",
+        help="update a clone beside DIR and exchange the two; 'rollback' exchanges them back",
+    )
     _add_excludes(made)
     _add_applying(made)
 

@@ -48,6 +48,7 @@ def pull_options(options: Namespace) -> PullOptions:
     return PullOptions(
         mirror=getattr(options, "mirror", False),
         dry_run=getattr(options, "dry_run", False),
+        atomic=getattr(options, "atomic", False),
         strict=getattr(options, "strict", False),
         devices=not getattr(options, "no_devices", False),
         excludes=tuple(exclude_rules(options)) if hasattr(options, "excludes") else (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from chunkstore.errors import NotFound
 from chunkstore.pull import remembered, rollback
@@ -18,9 +18,8 @@ def run(options: Namespace, output: Output) -> int:
     source = remembered(directory)
     if source is None:
         raise NotFound(f"nothing was pulled into {directory}", name=directory)
-    with (
-        closing(open_reader(source.remote)) as reader,
-        output.progress(f"rollback {directory}") as progress,
-    ):
+    with ExitStack() as stack:
+        reader = stack.enter_context(closing(open_reader(source.remote)))
+        progress = stack.enter_context(output.progress(f"rollback {directory}"))
         report = rollback(reader, directory, options=pull_options(options), progress=progress)
     return tell(report, options, output, source.remote)
