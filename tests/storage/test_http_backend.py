@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chunkstore.errors import ChunkstoreError, NotFound, TransferError, Usage
-from chunkstore.storage.backends import http, http_pace
+from chunkstore.storage.backends import http, http_pace, http_range
 from chunkstore.storage.backends.http import HttpReader
 
 DATA = bytes(range(256)) * 40
@@ -585,7 +585,7 @@ def test_a_rest_nobody_wants_is_not_read(serve: Serve, connect: Connect) -> None
 def test_too_far_into_a_whole_object(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "MAX_SKIP", 5000)
+    monkeypatch.setattr(http_range, "MAX_SKIP", 5000)
     server = serve(reply(200, DATA), part(0, 9), part(6000, 6009))
     reader = connect(server).reader
     assert reader.get(NAME, 5000, 5001) == DATA[5000:5001]
@@ -602,7 +602,7 @@ def test_too_far_into_a_whole_object(
 def test_too_far_at_the_first_request(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "MAX_SKIP", 5000)
+    monkeypatch.setattr(http_range, "MAX_SKIP", 5000)
     server = serve(*[Step(_endless(reply(200, length=2**40), bytes(4096)))] * 9)
     reader = connect(server).reader
     assert "whole objects only" in str(fails(reader, start=2**30, stop=2**30 + 1))
