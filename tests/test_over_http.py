@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from support import trees
+from support.servers import free_port, nginx
 from support.trees import needs
 
 from chunkstore import commit, pull
@@ -21,49 +22,6 @@ from chunkstore.server import running
 from chunkstore.storage.backends import open_reader
 from chunkstore.storage.store import Store, create
 from chunkstore.verify.installed import verify_tree
-
-NGINX = """
-daemon off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/error.log;
-events {{ worker_connections 64; }}
-http {{
-    access_log off; client_body_temp_path {work}/t1; proxy_temp_path {work}/t2;
-    fastcgi_temp_path {work}/t3; uwsgi_temp_path {work}/t4; scgi_temp_path {work}/t5;
-    server {{ listen unix:{work}/probe; listen 127.0.0.1:{port}; root {store};
-              location /local/ {{ deny all; }} }}
-}}
-"""
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def nginx(store: Path, work: Path) -> Iterator[str]:
-    """Debian's nginx over the directory of a store, as docs/administration.md has it."""
-    work.mkdir(exist_ok=True)
-    # The worker runs as another user, who has to be able to reach the store.
-    for folder in (work.parent, work, store):
-        folder.chmod(0o755)
-    port = free_port()
-    config = work / "nginx.conf"
-    config.write_text(NGINX.format(work=work, store=store, port=port))
-    server = subprocess.Popen(["nginx", "-c", str(config), "-p", str(work)], stderr=subprocess.PIPE)
-    try:
-        for _ in range(200):
-            if (work / "probe").exists():
-                break
-            assert server.poll() is None, server.stderr and server.stderr.read()
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.communicate()
 
 
 def pull_from(url: str, spec: str, directory: Path) -> pull.PullReport:

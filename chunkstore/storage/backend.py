@@ -8,7 +8,7 @@ number of threads.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -30,6 +30,31 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Give back connections and descriptors; using the reader afterwards is an error."""
+        ...
+
+
+class Polled(NamedTuple):
+    """What a poll brought."""
+
+    data: bytes | None
+    """The object's bytes; None when they are those that were seen before."""
+    validator: str
+    """Stands for these bytes at the next poll."""
+
+
+@runtime_checkable
+class Watchable(Protocol):
+    """What a reader can have besides: a cheaper way to ask whether an object has changed.
+
+    Call `chunkstore.storage.polling.poll`, which does without where it has to.
+    """
+
+    def poll(self, name: str, seen: str | None, *, limit: int) -> Polled:
+        """The object's first `limit` bytes, unless they still are what `seen` stands for.
+
+        `seen` is the validator of an earlier poll of the same name, by any reader of the same
+        place. Raises as `Reader.get`.
+        """
         ...
 
 

@@ -20,7 +20,8 @@ from functools import partial
 from typing import Final
 
 from chunkstore.errors import ChunkstoreError, Conflict, LocalError, NotFound, TransferError, Usage
-from chunkstore.storage.backend import Backend, Reader
+from chunkstore.storage.backend import Backend, Polled, Reader
+from chunkstore.storage.polling import poll
 
 MakeReader = Callable[[], Reader]
 """Opens a reader of one and the same place each time."""
@@ -197,6 +198,27 @@ def sees_what_is_new(make: MakeReader, fill: Fill) -> None:
     reader.close()
 
 
+def polls_what_changes(make: MakeReader, fill: Fill) -> None:
+    """A poll brings bytes that were not seen before, always, and no others."""
+    name = _fresh() + "object"
+    reader, other = make(), make()
+    _expect_raises(NotFound, lambda: poll(reader, name, None, limit=99), "nothing to poll yet")
+    seen, last = None, None
+    # Some of one length, and at once: neither a size nor a time in seconds tells these apart.
+    for data in (b"one", b"two", b"two", b"six", b"two", b"", b"longer"):
+        fill(name, data)
+        found = poll(reader, name, seen, limit=99)
+        expected = None if data == last else data
+        _expect(found.data == expected, "a poll brings what was stored last, if it is new")
+        seen, last = found.validator, data
+        for again in (reader, other):
+            _expect(poll(again, name, seen, limit=99).data is None, "what was seen is not new")
+    _expect(poll(reader, name, None, limit=4).data == b"long", "a poll is bounded")
+    _expect_raises(Usage, lambda: poll(reader, "../x", None, limit=9), "a bad name is Usage")
+    reader.close()
+    other.close()
+
+
 def reads_from_many_threads(make: MakeReader, fill: Fill) -> None:
     """One reader serves many threads at once without mixing anything up."""
     prefix = _fresh()
@@ -255,6 +277,9 @@ class _Unclosed:
 
     def size(self, name: str) -> int:
         return self._inner.size(name)
+
+    def poll(self, name: str, seen: str | None, *, limit: int) -> Polled:
+        return poll(self._inner, name, seen, limit=limit)
 
     def close(self) -> None:
         pass
@@ -433,6 +458,7 @@ READER_CHECKS: Final[tuple[ReaderCheck, ...]] = (
     tells_what_is_missing,
     refuses_bad_names,
     sees_what_is_new,
+    polls_what_changes,
     reads_from_many_threads,
     closes_twice,
 )

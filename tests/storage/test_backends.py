@@ -18,7 +18,7 @@ import pytest
 from chunkstore import fsio
 from chunkstore.errors import ChunkstoreError, LocalError, NotFound, TransferError, Usage
 from chunkstore.storage import conformance
-from chunkstore.storage.backend import Backend, Reader
+from chunkstore.storage.backend import Backend, Polled, Reader
 from chunkstore.storage.backends import local, open_reader
 from chunkstore.storage.backends.http import HttpReader
 from chunkstore.storage.backends.local import LocalBackend
@@ -152,6 +152,17 @@ class _TakesAnyName(MemoryBackend):
             self._objects[name] = data
 
 
+class _PollsBySize(MemoryBackend):
+    def poll(self, name: str, seen: str | None, *, limit: int) -> Polled:
+        data = self.get(name, 0, limit)
+        return Polled(None if seen == str(len(data)) else data, str(len(data)))
+
+
+class _PollsWithoutMemory(MemoryBackend):
+    def poll(self, name: str, seen: str | None, *, limit: int) -> Polled:
+        return Polled(self.get(name, 0, limit), "")
+
+
 class _WritesInPlace(MemoryBackend):
     def put(self, name: str, data: bytes) -> None:
         super().put(name, data[: len(data) // 2])
@@ -168,6 +179,8 @@ BROKEN = [
     _KeepsFiles,
     _DeletesLoudly,
     _TakesAnyName,
+    _PollsBySize,
+    _PollsWithoutMemory,
     _WritesInPlace,
 ]
 

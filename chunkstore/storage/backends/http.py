@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from chunkstore.errors import TransferError, Usage
+from chunkstore.storage.backend import Polled
 from chunkstore.storage.backends import check_name, check_range
 from chunkstore.storage.backends.http_connection import Reply
 from chunkstore.storage.backends.http_pool import Meter, Pool, Traffic
@@ -30,7 +31,9 @@ from chunkstore.storage.backends.http_range import (
     take_whole,
 )
 from chunkstore.storage.backends.http_refusal import Busy, NoHead, redirected, refusal
+from chunkstore.storage.backends.http_tag import is_tag, lasting_tag
 from chunkstore.storage.backends.http_url import parse_url
+from chunkstore.storage.polling import compared, remembered
 
 MAX_REDIRECTS: Final = 3
 MAX_WAIT: Final = 30.0
@@ -99,6 +102,15 @@ class HttpReader:
             length = self._persist(lambda: self._probed_size(name))
         return length
 
+    def poll(self, name: str, seen: str | None, *, limit: int) -> Polled:
+        """A small object, unless `seen` stands for it; by one conditional request if all goes well.
+
+        Servers without ETags, or with such as can't be relied on, send it every time.
+        """
+        check_name(name)
+        check_range(0, limit)
+        return self._persist(lambda: self._poll(name, seen, limit))
+
     # Trying again
 
     def _persist(self, step: Callable[[], _T]) -> _T:
@@ -122,15 +134,21 @@ class HttpReader:
     # One attempt
 
     @contextmanager
-    def _ask(self, method: str, name: str, *, ask_for: str = "") -> Iterator[Reply]:
-        """Send a request and follow redirects; yields a reply that can be used."""
+    def _ask(
+        self, method: str, name: str, *, ask_for: str = "", unless: str = ""
+    ) -> Iterator[Reply]:
+        """Send a request and follow redirects; yields a reply that can be used.
+
+        `ask_for` is a range of bytes, `unless` the ETag of an object that is not wanted.
+        """
         url = self._base._replace(path=f"{self._base.path}/{name}")
         headers = _HEADERS | ({"Range": f"bytes={ask_for}"} if ask_for else {})
+        headers |= {"If-None-Match": unless} if unless else {}
         for _ in range(MAX_REDIRECTS + 1):
             secret = {"Authorization": self._authorization}
             is_home = url.origin == self._base.origin and self._authorization
             with self._pool.ask(method, url, headers | (secret if is_home else {})) as reply:
-                if reply.status in _USABLE:
+                if reply.status in _USABLE or (unless and reply.status == 304):
                     yield reply
                     return
                 location = reply.header("Location")
@@ -160,6 +178,19 @@ class HttpReader:
                     take_nothing(wanted, reply)
             if wanted.is_short():
                 raise TransferError(f"{reply.url}: less came than was asked for")
+
+    def _poll(self, name: str, seen: str | None, limit: int) -> Polled:
+        # Without a range, which caches on the way would not answer. Begun anew at each attempt,
+        # so that bytes of two states of the object are never mixed.
+        wanted = Wanted(name, 0, limit)
+        tag = remembered(seen)
+        with self._ask("GET", name, unless=tag if is_tag(tag) else "") as reply:
+            if reply.status == 304 and seen is not None:
+                return Polled(None, seen)
+            if reply.status != 200:
+                raise reply.breach(f"answers {reply.status} to who asks for all")
+            take_whole(wanted, reply)
+            return compared(wanted.data, seen, lasting_tag(reply))
 
     def _declared_size(self, name: str) -> int | None:
         try:
