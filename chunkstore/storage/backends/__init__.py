@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from chunkstore.errors import Usage
 from chunkstore.storage.backend import Reader
+from chunkstore.storage.backends.throttle import Throttle, ThrottledReader
 
 MAX_NAME: Final = 1024
 """Characters of an object name; the least that any place in sight allows (S3)."""
@@ -54,18 +55,23 @@ def check_range(start: int, stop: int) -> None:
         raise Usage(f"range {start} to {stop} lies before the object")
 
 
-def open_reader(location: str) -> Reader:
-    """The store at a URL or in a directory. Raises `Usage`, `NotFound`, `LocalError`."""
+def open_reader(location: str, *, limit_rate: float | None = None) -> Reader:
+    """The store at a URL or in a directory, read at `limit_rate` bytes per second at most.
+
+    Raises `Usage`, `NotFound`, `LocalError`.
+    """
+    throttle = None if limit_rate is None else Throttle(limit_rate)
     scheme = _SCHEME.match(location)
     match scheme[1].lower() if scheme else "file":
         case "http" | "https":
             from chunkstore.storage.backends.http import HttpReader
 
-            return HttpReader(location)
+            return HttpReader(location, throttle=throttle)
         case "file":
             from chunkstore.storage.backends.local import LocalBackend
 
-            return LocalBackend(_path_of(location) if scheme else location)
+            local = LocalBackend(_path_of(location) if scheme else location)
+            return local if throttle is None else ThrottledReader(local, throttle)
         case other:
             raise Usage(f"{other}: is no kind of place known here; use http, https, or a path")
 

@@ -33,8 +33,11 @@ from chunkstore.storage.backends.http_range import (
 from chunkstore.storage.backends.http_refusal import Busy, NoHead, redirected, refusal
 from chunkstore.storage.backends.http_tag import is_tag, lasting_tag
 from chunkstore.storage.backends.http_url import parse_url
+from chunkstore.storage.backends.throttle import Throttle
 from chunkstore.storage.polling import compared, remembered
 
+LEAST_RATE: Final = 16 * 1024
+"""Bytes per second that each connection gets of a throttle: servers drop who reads too slowly."""
 MAX_REDIRECTS: Final = 3
 MAX_WAIT: Final = 30.0
 """Seconds that a server can have us wait before the next attempt."""
@@ -52,7 +55,8 @@ class HttpReader:
 
     `timeout` bounds the wait for each step; a server that keeps sending too slowly is dropped as
     well. `attempts` are made for a call, and `connections` held at most. `tls` replaces the
-    system's idea of whom to trust. Credentials in the URL go to its own host only.
+    system's idea of whom to trust. `throttle` bounds how fast all connections together read.
+    Credentials in the URL go to its own host only.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class HttpReader:
         connections: int = 8,
         sleep: Callable[[float], None] = time.sleep,
         tls: ssl.SSLContext | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         base, self._authorization = parse_url(url)
         if base.query or "#" in url:
@@ -72,7 +77,11 @@ class HttpReader:
         self._attempts = attempts
         self._sleep = sleep
         self._meter = Meter()
-        self._pool = Pool(limit=connections, patience=timeout, meter=self._meter, tls=tls)
+        if throttle is not None:
+            connections = min(connections, max(int(throttle.rate / LEAST_RATE), 1))
+        self._pool = Pool(
+            limit=connections, patience=timeout, meter=self._meter, tls=tls, throttle=throttle
+        )
         self._ignores_ranges = False
 
     @property

@@ -21,6 +21,7 @@ from typing import Final, cast
 from chunkstore.errors import LocalError, TransferError
 from chunkstore.storage.backends.http_pace import HEAD_ALLOWANCE, Pace, PacedSocket
 from chunkstore.storage.backends.http_url import Url
+from chunkstore.storage.backends.throttle import Throttle
 
 SLICE: Final = 256 * 1024
 """Bytes taken at once where they have to be copied or are thrown away."""
@@ -63,7 +64,9 @@ class WentAway(TransferError):
 class Connection:
     """One connection, with one request at a time on it."""
 
-    def __init__(self, url: Url, patience: float, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, url: Url, patience: float, tls: ssl.SSLContext | None, throttle: Throttle | None
+    ) -> None:
         self.origin = url.origin
         self.pace = Pace(patience)
         scheme, host, port = url.origin
@@ -82,7 +85,7 @@ class Connection:
         self._plain = self._http.sock
         self._poll = select.poll()
         self._poll.register(self._plain, select.POLLIN)
-        self._paced = PacedSocket(self._plain, self.pace)
+        self._paced = PacedSocket(self._plain, self.pace, throttle)
         self._http.sock = cast(socket.socket, self._paced)
         self._response: http.client.HTTPResponse | None = None
         self._was_used = False

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from chunkstore.errors import Usage
 from chunkstore.storage.backends.http_connection import Connection, Reply, WentAway
 from chunkstore.storage.backends.http_url import Origin, Url
+from chunkstore.storage.backends.throttle import Throttle
 
 
 class Traffic(NamedTuple):
@@ -49,12 +50,19 @@ class Pool:
     """Connections that are lent out, at most `limit` at a time."""
 
     def __init__(
-        self, *, limit: int, patience: float, meter: Meter, tls: ssl.SSLContext | None = None
+        self,
+        *,
+        limit: int,
+        patience: float,
+        meter: Meter,
+        tls: ssl.SSLContext | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self._limit = limit
         self._patience = patience
         self._meter = meter
         self._tls = tls
+        self._throttle = throttle
         self._turns = threading.BoundedSemaphore(limit)
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -105,7 +113,7 @@ class Pool:
         with self._lock:
             if url.origin.scheme == "https" and self._tls is None:
                 self._tls = ssl.create_default_context()
-        return Connection(url, self._patience, self._tls)
+        return Connection(url, self._patience, self._tls, self._throttle)
 
     def _take_back(self, connection: Connection, reply: Reply) -> None:
         spare: Connection | None = connection
