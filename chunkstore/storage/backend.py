@@ -59,6 +59,24 @@ class Watchable(Protocol):
 
 
 @runtime_checkable
+class Abandonable(Protocol):
+    """What a reader can have besides: calls that need not be waited for.
+
+    Call `abandon` below, which takes any reader.
+    """
+
+    def abandon(self) -> None:
+        """Close, and let the calls of other threads end soon, in whatever error."""
+        ...
+
+
+def abandon(reader: Reader) -> None:
+    """Nobody wants what `reader` is at any more; a reader that can't end it goes on."""
+    if isinstance(reader, Abandonable):
+        reader.abandon()
+
+
+@runtime_checkable
 class Backend(Reader, Protocol):
     """A place objects can also be written to."""
 

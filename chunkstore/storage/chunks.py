@@ -18,7 +18,7 @@ from chunkstore.errors import Corrupt, NotFound
 from chunkstore.objects import codec
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.storage import layout
-from chunkstore.storage.backend import Reader
+from chunkstore.storage.backend import Reader, abandon
 from chunkstore.storage.catalog import FramePlace, Place
 
 Wanted = tuple[bytes, int]
@@ -193,7 +193,10 @@ class ChunkReader:
     def __enter__(self) -> ChunkReader:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            # Interrupted. A range on a slow line, or a throttled one, takes minutes to come.
+            abandon(self._reader)
         self.close()
 
     def close(self) -> None:

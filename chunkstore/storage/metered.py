@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
-from chunkstore.storage.backend import Reader
+from chunkstore.storage.backend import Reader, abandon
 
 
 class Traffic(NamedTuple):
@@ -47,6 +47,10 @@ class MeteredReader:
     def close(self) -> None:
         """See `Reader.close`."""
         self._inner.close()
+
+    def abandon(self) -> None:
+        """See `Abandonable.abandon`."""
+        abandon(self._inner)
 
     def _count(self, received: int) -> None:
         with self._lock:

@@ -17,7 +17,7 @@ from chunkstore import fsio
 from chunkstore.errors import Corrupt, NotFound, local_errors
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.storage import layout
-from chunkstore.storage.backend import Reader
+from chunkstore.storage.backend import Reader, abandon
 from chunkstore.storage.catalog import FramePlace, Place
 from chunkstore.storage.chunks import Range, open_frame, plan_ranges, read_range
 
@@ -71,6 +71,10 @@ class Stage:
             ranges = plan_ranges(missing)
             for done in [pool.submit(self._fetch_range, part, needs, remote) for part in ranges]:
                 done.result()
+        except KeyboardInterrupt:
+            # Threads would go on with what they are at, which takes minutes on a slow line.
+            abandon(remote)
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

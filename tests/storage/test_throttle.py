@@ -186,6 +186,16 @@ def test_few_connections_for_a_low_rate(rate: float, expected: int, clock: Clock
     assert server.connections <= expected
 
 
+def test_nobody_waits_once_released() -> None:
+    throttle = Throttle(1)
+    with ThreadPoolExecutor(3) as threads:
+        waits = [threads.submit(throttle.pay, 100_000) for _ in range(3)]
+        throttle.release()
+        for wait in waits:
+            wait.result(timeout=60)
+    throttle.pay(10**9)
+
+
 # From a path
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import ssl
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -66,7 +66,7 @@ class HttpReader:
         timeout: float = 30.0,
         attempts: int = 5,
         connections: int = 8,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
         tls: ssl.SSLContext | None = None,
         throttle: Throttle | None = None,
     ) -> None:
@@ -75,7 +75,9 @@ class HttpReader:
             raise Usage(f"{base}: the URL of a store ends in a path, not in a query or fragment")
         self._base = base._replace(path=base.path.rstrip("/"))
         self._attempts = attempts
-        self._sleep = sleep
+        self._abandoned = threading.Event()
+        self._sleep = sleep or self._abandoned.wait
+        self._throttle = throttle
         self._meter = Meter()
         if throttle is not None:
             connections = min(connections, max(int(throttle.rate / LEAST_RATE), 1))
@@ -92,6 +94,13 @@ class HttpReader:
     def close(self) -> None:
         """Close the connections, the ones in use as soon as they are done with."""
         self._pool.close()
+
+    def abandon(self) -> None:
+        """Close, and end the calls of other threads: what they wait for is cut."""
+        self._abandoned.set()
+        if self._throttle is not None:
+            self._throttle.release()
+        self._pool.abandon()
 
     def get(self, name: str, start: int, stop: int) -> bytes:
         """Part of an object, by one range request if all goes well."""

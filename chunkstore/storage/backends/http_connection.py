@@ -116,6 +116,12 @@ class Connection:
         """Whether http.client has left it open after the reply."""
         return self._http.sock is not None
 
+    def abort(self) -> None:
+        """Let the thread that reads from it meet an end of the stream at once."""
+        with suppress(OSError):
+            # Past TLS, whose own shutdown is not meant for another thread.
+            socket.socket.shutdown(self._plain, socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the connection."""
         if self._response is not None:

@@ -66,6 +66,7 @@ class Pool:
         self._turns = threading.BoundedSemaphore(limit)
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
+        self._lent: set[Connection] = set()
         self._closed = False
 
     @contextmanager
@@ -77,7 +78,7 @@ class Pool:
                 yield reply
                 reply.finish()
             except BaseException:
-                connection.close()
+                self._drop(connection)
                 raise
             finally:
                 self._meter.add(received=connection.pace.received)
@@ -91,20 +92,21 @@ class Pool:
                 return connection, connection.ask(method, url, headers)
             except WentAway:
                 # No failure: the next one is new, or else proves itself in the same way.
-                connection.close()
+                self._drop(connection)
             except BaseException:
                 self._meter.add(received=connection.pace.received)
-                connection.close()
+                self._drop(connection)
                 raise
 
     def _idle_one(self, origin: Origin) -> Connection | None:
         with self._lock:
             if self._closed:
-                raise Usage("the reader was closed")
+                raise _closed()
             for place in reversed(range(len(self._idle))):
                 if self._idle[place].origin == origin:
                     connection = self._idle.pop(place)
                     if connection.is_quiet():
+                        self._lent.add(connection)
                         return connection
                     connection.close()
         return None
@@ -113,11 +115,25 @@ class Pool:
         with self._lock:
             if url.origin.scheme == "https" and self._tls is None:
                 self._tls = ssl.create_default_context()
-        return Connection(url, self._patience, self._tls, self._throttle)
+        connection = Connection(url, self._patience, self._tls, self._throttle)
+        with self._lock:
+            # Whoever closed or abandoned meanwhile did not see it.
+            if not self._closed:
+                self._lent.add(connection)
+                return connection
+        connection.close()
+        raise _closed()
+
+    def _drop(self, connection: Connection) -> None:
+        with self._lock:
+            # No longer ours to abort: once it is closed, its descriptor may be another's.
+            self._lent.discard(connection)
+        connection.close()
 
     def _take_back(self, connection: Connection, reply: Reply) -> None:
         spare: Connection | None = connection
         with self._lock:
+            self._lent.discard(connection)
             if reply.is_complete and connection.is_open() and not self._closed:
                 self._idle.append(connection)
                 # Connections to servers that redirects led to may have piled up.
@@ -132,3 +148,14 @@ class Pool:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+
+    def abandon(self) -> None:
+        """Close, and cut what is lent out."""
+        self.close()
+        with self._lock:
+            for connection in self._lent:
+                connection.abort()
+
+
+def _closed() -> Usage:
+    return Usage("the reader was closed")

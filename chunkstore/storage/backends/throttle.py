@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from chunkstore.errors import Usage
-from chunkstore.storage.backend import Reader
+from chunkstore.storage.backend import Reader, abandon
 
 CREDIT: Final = 0.1
 """Seconds of reading that may be caught up on: sleep ends a little late every time."""
@@ -31,7 +31,7 @@ class Throttle:
         rate: float,
         *,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         if not (rate > 0 and math.isfinite(rate)):
             raise Usage(f"can't read at {rate} bytes per second: a limit is more than 0")
@@ -39,7 +39,8 @@ class Throttle:
         self.portion = int(min(max(rate / _PORTIONS, _LEAST), _MOST))
         """Bytes to read at once at most."""
         self._clock = clock
-        self._sleep = sleep
+        self._released = threading.Event()
+        self._sleep = sleep or self._released.wait
         self._lock = threading.Lock()
         self._paid_until = clock()
 
@@ -50,10 +51,14 @@ class Throttle:
             # What nobody read yesterday is no reason to hurry today.
             self._paid_until = max(self._paid_until, now - CREDIT) + count / self.rate
             wait = self._paid_until - now
-        if wait <= 0:
+        if wait <= 0 or self._released.is_set():
             return 0.0
         self._sleep(wait)
         return wait
+
+    def release(self) -> None:
+        """Let all go on who wait, and never wait again."""
+        self._released.set()
 
 
 class ThrottledReader:
@@ -77,3 +82,8 @@ class ThrottledReader:
     def close(self) -> None:
         """See `Reader.close`."""
         self._inner.close()
+
+    def abandon(self) -> None:
+        """See `Abandonable.abandon`."""
+        self._throttle.release()
+        abandon(self._inner)
