@@ -142,15 +142,16 @@ def _run_beside(context: Context, remote: Remote, source: Source) -> bool:
         _run(context, remote, source)
         return False
     directory = os.path.realpath(context.directory)
-    with Swap(directory) as swap, beside(context, swap) as (clone_state, clone):
-        with (
-            Remote(remote.reader, remote.specs, clone_state) as again,
-            Context(
-                *(clone, clone_state, again, context.options, report, context.progress),
-                directory=directory,
-            ) as own,
-        ):
-            _run(own, again, source)
+    with (
+        Swap(directory) as swap,
+        beside(context, swap) as (clone_state, clone),
+        Remote(remote.reader, remote.specs, clone_state) as again,
+        Context(
+            *(clone, clone_state, again, context.options, report, context.progress),
+            directory=directory,
+        ) as own,
+    ):
+        _run(own, again, source)
     return report.is_changed
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from typing import Final, Protocol
 
+from imgstore.amounts import parse_rate
+
 SPEC: Final = (
     "A SPEC is IMAGE[:TAG or version id prefix][~N]: 'web' is web:latest, 'web:base' a tag,\n"
     "'web:3fa9c1' a version, 'web~1' the version before the latest."
@@ -243,6 +245,17 @@ def _add_moving(verb: Maker) -> None:
         "--atomic",
         action="store_true",
         help="update a clone beside DIR and exchange the two; 'rollback' exchanges them back",
+    )
+    made.add_argument(
+        "--watch",
+        action="store_true",
+        help="stay, ask about once a minute, and pull whenever the image moves",
+    )
+    made.add_argument(
+        "--limit-rate",
+        type=parse_rate,
+        metavar="RATE",
+        help="receive at most RATE bytes per second: 500k, 2M, 1.5M",
     )
     _add_excludes(made)
     _add_applying(made)

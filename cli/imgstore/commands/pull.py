@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from typing import NoReturn
 
-from chunkstore.errors import Usage
+from chunkstore.errors import TransferError, Usage
 from chunkstore.objects.names import Spec, parse_layers, printable
 from chunkstore.pull import PullOptions, PullReport, pull, remembered
+from chunkstore.storage.backend import Reader
 from chunkstore.storage.backends import open_reader
 from imgstore.describe import (
     change_counts,
@@ -28,19 +31,37 @@ from imgstore.worktrees import exclude_rules
 def run(options: Namespace, output: Output) -> int:
     """Pull, and say what was needed, what was here, and what came over the network."""
     location, specs = _source(options)
-    with (
-        closing(open_reader(location)) as reader,
-        output.progress(f"pull {options.directory}") as progress,
-    ):
-        report = pull(
-            reader,
-            specs,
-            options.directory,
-            location=location,
-            options=pull_options(options),
-            progress=progress,
-        )
-    return tell(report, options, output, location)
+    with closing(open_reader(location, limit_rate=options.limit_rate)) as reader:
+
+        def once() -> int:
+            with output.progress(f"pull {options.directory}") as progress:
+                report = pull(
+                    *(reader, specs, options.directory),
+                    location=location,
+                    options=pull_options(options),
+                    progress=progress,
+                )
+            return tell(report, options, output, location)
+
+        if options.watch:
+            _watch(reader, specs, once, output)
+        return once()
+
+
+def _watch(
+    reader: Reader, specs: Sequence[Spec], once: Callable[[], object], output: Output
+) -> NoReturn:
+    """Pull now, and whenever an image moves, until somebody ends it."""
+    from chunkstore.watch import watch
+
+    def heard(error: TransferError | None) -> None:
+        output.note("the remote answers again" if error is None else f"{error}; waiting for it")
+
+    def apply() -> None:
+        once()
+        sys.stdout.flush()
+
+    watch(reader, [spec.image for spec in specs], apply, tell=heard)
 
 
 def pull_options(options: Namespace) -> PullOptions:
@@ -112,6 +133,9 @@ def _remarks(report: PullReport, *, is_dry: bool) -> Iterable[str]:
             yield f"{shown}: was changed here, and would be moved to .imgstore/saved/"
         else:
             yield f"{shown}: was changed here, kept as {printable(place)}"
+    if report.shared is not None and report.shared.copied_files:
+        copied = counted(report.shared.copied_files, "file")
+        yield f"{copied} were copied for the new tree: this file system can't share them"
     for path in report.kept:
         yield f"{printable(path)}: was changed here, left alone (the image changes its metadata)"
     if report.is_changed:
@@ -171,6 +195,7 @@ def _document(options: Namespace, location: str, report: PullReport) -> dict[str
         ],
         "kept": [json_path(path) for path in report.kept],
         "left_alone": [{"path": json_path(path), "kind": kind} for path, kind in report.left_alone],
+        "shared": _shared(report),
         "hook_error": report.hook_error or None,
     }
     if getattr(options, "dry_run", False):
@@ -178,3 +203,14 @@ def _document(options: Namespace, location: str, report: PullReport) -> dict[str
         document["counts"] = change_counts(changes)
         document["changes"] = list(change_documents(changes))
     return document
+
+
+def _shared(report: PullReport) -> dict[str, dict[str, int]] | None:
+    """How files came into a tree that was made beside the old one."""
+    found = report.shared
+    if found is None:
+        return None
+    return {
+        "reflinked": {"files": found.reflinked_files, "bytes": found.reflinked_bytes},
+        "copied": {"files": found.copied_files, "bytes": found.copied_bytes},
+    }
