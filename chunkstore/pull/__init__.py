@@ -186,7 +186,12 @@ def rollback(
         if before is None or source is None:
             raise NotFound(f"{directory} has no version before this one", name=directory)
         if previous_tree(directory, state) is not None:
-            report = PullReport(before.layers, is_changed=True, entries=before.root.entries)
+            report = PullReport(
+                before.layers,
+                is_changed=True,
+                is_exchanged=True,
+                entries=before.root.entries,
+            )
             with (
                 Directory(directory) as tree,
                 Context(tree, state, None, options, report, progress or Unwatched()) as context,

@@ -52,6 +52,8 @@ class PullReport:
     is_changed: bool = False
     is_first: bool = False
     is_recovered: bool = False
+    is_exchanged: bool = False
+    """The tree of before was put back whole."""
     entries: int = 0
     changed: int = 0
     removed: int = 0

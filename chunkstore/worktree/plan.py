@@ -104,6 +104,8 @@ class Planner:
         self._leaders: dict[bytes, bytes] = {}
         self._made: set[bytes] = set()
         self._new_directories: set[bytes] = set()
+        self._going: list[bytes] = []
+        self._replaced: list[bytes] = []
         self._folder = _Folders(tree)
 
     def take(self, differences: Iterable[Difference]) -> None:
@@ -143,8 +145,26 @@ class Planner:
 
     def done(self) -> Plan:
         """The plan so far, in order."""
+        self._look_into_directories()
         self._folder.close()
         return self._plan.finish()
+
+    def _look_into_directories(self) -> None:
+        """Find the directories that stay because of what the image does not know in them."""
+        plan = self._plan
+        gone = {*plan.removed, *plan.swept}
+        for path in sorted(self._going, key=sort_key, reverse=True):
+            if self._holds_more(path, gone):
+                gone.discard(path)
+        staying = {path for path in self._going if path not in gone}
+        plan.removed = [path for path in plan.removed if path not in staying]
+        plan.changes = [change for change in plan.changes if change[1] not in staying]
+        plan.saved += [path for path in self._replaced if self._holds_more(path, gone)]
+
+    def _holds_more(self, path: bytes, gone: set[bytes]) -> bool:
+        with fsio.opened(self._tree, path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+            names = map(os.fsencode, os.listdir(descriptor))
+            return any(path + b"/" + name not in gone for name in names)
 
     def _is_out_of_bounds(self, old: Entry | None, new: Entry | None) -> bool:
         for entry in (old, new):
@@ -170,6 +190,8 @@ class Planner:
             return
         self._plan.removed.append(old.path)
         self._note("D", old.path)
+        if old.kind == DIRECTORY:
+            self._going.append(old.path)
         if old.kind != DIRECTORY and not self._is_ours(old.path, status, old):
             self._plan.saved.append(old.path)
 
@@ -197,7 +219,9 @@ class Planner:
     def _make(self, letter: str, new: Entry, status: os.stat_result | None) -> None:
         self._require_folder(new.path)
         self._note("A" if status is None else letter, new.path)
-        if status is not None and not stat.S_ISDIR(status.st_mode):
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            self._replaced.append(new.path)
+        elif status is not None:
             self._save_unless_ours(new.path, status, new)
         new = self._settled(new)
         self._made.add(new.path)

@@ -148,6 +148,8 @@ def _text(directory: str, report: PullReport, *, is_dry: bool) -> str:
     traffic = f"{human(report.received)} received in {counted(report.requests, 'request')}"
     if report.is_recovered and not report.requests:
         return f"{directory} is {name}: an interrupted update was finished"
+    if report.is_exchanged:
+        return f"{directory} is {name}: the tree of before was put back"
     if not report.is_changed:
         return f"{directory} is {name} already; {traffic}"
     if report.is_first:
@@ -180,6 +182,7 @@ def _document(options: Namespace, location: str, report: PullReport) -> dict[str
         "changed": report.is_changed,
         "first": report.is_first,
         "recovered": report.is_recovered,
+        "exchanged": report.is_exchanged,
         "entries": report.entries,
         "entries_changed": report.changed,
         "entries_removed": report.removed,
