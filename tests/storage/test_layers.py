@@ -20,7 +20,7 @@ from chunkstore.storage.store import Store
 
 @pytest.fixture
 def store(quick: Path) -> Store:
-    """A base of 3,000 files and two overlays, each of two versions in packs of their own."""
+    """A base of 3,000 files in three versions, two overlays in two; a pack for each version."""
     made = make_store(quick / "store")
     for image, count in {"web": 3000, "rack": 3, "node": 2}.items():
         tree = quick / image
@@ -28,8 +28,10 @@ def store(quick: Path) -> Store:
         for number in range(count):
             (tree / f"etc/{number:04}").write_bytes(trees.pseudo_random((image, number), 100))
         record(made, tree, image)
-        (tree / f"etc/{image}").write_text("second")
+        (tree / f"etc/{image}").write_text(f"{image} again")
         record(made, tree, image)
+    (quick / "web/etc/web").write_text("third")
+    record(made, quick / "web", "web")
     return made
 
 
