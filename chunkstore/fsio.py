@@ -24,6 +24,8 @@ _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
 _PATIENCE: Final = 1000
+_KEEP_SIZE: Final = 0x01
+_PUNCH_HOLE: Final = 0x02
 _HOW: Final = struct.Struct("<QQQ")
 _RENAME_EXCHANGE: Final = 2
 _RENAMEAT2: Final = {"x86_64": 316, "i686": 353, "aarch64": 276, "riscv64": 276, "armv7l": 382}
@@ -57,6 +59,23 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write every byte at an offset. Raises `OSError`."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def punch(descriptor: int, offset: int, length: int) -> None:
+    """Make a range of a file a hole; its length stays. Raises `OSError`."""
+    mode = _KEEP_SIZE | _PUNCH_HOLE
+    if _libc.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def write_durably(path: str, data: bytes, *, mode: int = 0o644) -> None:

@@ -80,7 +80,7 @@ def _make_aside(
 ) -> list[Made]:
     preparation = Preparation(
         *(context.tree, aside, points, context.mounts),
-        *(context.report.shortfalls, context.progress),
+        *(sources, context.report.shortfalls, context.progress),
     )
     locator: Locator | None = context.remote.locator if context.remote is not None else None
     if locator is None:

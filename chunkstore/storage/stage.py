@@ -96,16 +96,9 @@ class Stage:
             descriptor = os.open(path, flags, 0o600)
             try:
                 for frame, stored in parts:
-                    _write_at(descriptor, stored, frame.offset)
+                    fsio.write_at(descriptor, stored, frame.offset)
             finally:
                 os.close(descriptor)
-
-
-def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data = data[written:]
-        offset += written
 
 
 def _check(raw: bytes, chunks: Iterable[tuple[bytes, Place]]) -> None:

@@ -22,12 +22,13 @@ from chunkstore.fsio import Directory
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.names import STATE_DIR, printable
 from chunkstore.progress import Progress
-from chunkstore.worktree import restore
+from chunkstore.worktree import duplicate, patch, restore
 from chunkstore.worktree.content import FileContents
 from chunkstore.worktree.journal import Made
 from chunkstore.worktree.mounts import Mounts
 from chunkstore.worktree.plan import split
 from chunkstore.worktree.restore import Shortfalls
+from chunkstore.worktree.sources import TreeChunks
 
 LATE: Final = b"="
 """Instead of a name: a link to what stands in the tree, to be made when that may be touched."""
@@ -152,11 +153,14 @@ class Preparation:
         aside: Aside,
         points: Sequence[bytes],
         mounts: Mounts,
+        sources: TreeChunks,
         shortfalls: Shortfalls,
         progress: Progress,
     ) -> None:
         self._tree = tree
         self._aside = aside
+        self._sources = sources
+        self._shares: dict[int, bool] = {}
         self._points = {point: number for number, point in enumerate(points)}
         self._mounts = mounts
         self._shortfalls = shortfalls
@@ -179,7 +183,7 @@ class Preparation:
         if entry.link:
             name = self._link(entry, folder, name)
         elif is_wanted:
-            descriptor = restore.make_file(folder, name, contents.content(entry), entry.size)
+            descriptor = self._make_file(entry, folder, name, contents)
             try:
                 restore.dress(descriptor, entry, self._shortfalls)
             finally:
@@ -190,6 +194,30 @@ class Preparation:
         self._names[entry.path] = (folder, name)
         self._progress.advance(files=1, size=entry.size)
         return Made(entry, aside, name)
+
+    def _make_file(self, entry: Entry, folder: int, name: bytes, contents: FileContents) -> int:
+        content = contents.content(entry)
+        base = self._base(entry, folder, contents)
+        if base is None:
+            return restore.make_file(folder, name, content, entry.size)
+        try:
+            return patch.make_like(folder, name, base, content, entry.size)
+        finally:
+            os.close(base)
+
+    def _base(self, entry: Entry, folder: int, contents: FileContents) -> int | None:
+        """A file of the tree that has much of this one in the same place, open; None without."""
+        if entry.size < patch.WORTH:
+            return None
+        shares = self._shares.get(folder)
+        if shares is None:
+            shares = self._shares[folder] = duplicate.can_reflink(folder)
+        path = self._sources.like(contents.chunks(entry)) if shares else None
+        if path is None or self._mounts.of(path) != self._mounts.of(entry.path):
+            return None
+        with suppress(OSError):
+            return self._tree.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        return None
 
     def _link(self, entry: Entry, folder: int, name: bytes) -> bytes:
         """Link a member of a group to its first path, made aside or standing; the name it got."""

@@ -49,6 +49,10 @@ class FileContents:
         )
         self._stream = chunks.stream(wanted, reuse)
 
+    def chunks(self, entry: Entry) -> Iterator[Wanted]:
+        """The chunks and holes of a file, in order."""
+        return chunklist.walk(entry, self._load)
+
     def content(self, entry: Entry) -> Iterator[tuple[memoryview | None, int]]:
         """The bytes of a file in order, `None` for a hole, each with its length."""
         for digest, length in chunklist.walk(entry, self._load):

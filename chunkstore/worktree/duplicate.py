@@ -97,17 +97,9 @@ def _copy_extent(
         else:
             data = os.pread(source, min(_BLOCK, stop - start), start)
             length = len(data)
-            _write_at(target, data, start)
+            fsio.write_at(target, data, start)
         if not length:
             break
         start += length
         copied(length)
     return start
-
-
-def _write_at(target: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(target, view, offset)
-        view = view[written:]
-        offset += written

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from chunkstore import fsio
 from chunkstore.fsio import Directory
@@ -17,6 +18,7 @@ from chunkstore.objects.manifest import Load
 from chunkstore.worktree.content import chunks_of, has_content
 
 _BITS = 27
+_LOOKED_AT = 16
 
 
 class TreeChunks:
@@ -38,6 +40,16 @@ class TreeChunks:
     def has(self, digest: bytes) -> bool:
         """Whether a place was noted."""
         return digest in self._places
+
+    def like(self, chunks: Iterable[tuple[bytes, int]]) -> bytes | None:
+        """A file that should hold one of the first chunks of another at the same offset."""
+        start = 0
+        for digest, length in islice(chunks, _LOOKED_AT):
+            path, offset = self._places.get(digest, (b"", -1))
+            if offset == start:
+                return path
+            start += length
+        return None
 
     def load(self, digest: bytes, length: int) -> bytes | None:
         """The chunk, or None when the file does not hold it after all."""
