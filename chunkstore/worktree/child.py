@@ -130,11 +130,22 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGTERM)
-        # It is not waited for yet: its number is that of the group and must stay taken.
-        watched = os.WEXITED | os.WNOWAIT | os.WNOHANG
-        while os.waitid(os.P_PID, process.pid, watched) is None and time.monotonic() < deadline:
+        # Looked at, not waited for: once the program is, its number may become another group's.
+        while _has_members(process.pid) and time.monotonic() < deadline:
             time.sleep(0.02)
     finally:
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _has_members(group: int) -> bool:
+    """Whether a process of this group is still at work."""
+    for name in os.listdir("/proc"):
+        with suppress(OSError):
+            if name.isdigit():
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    state, _, number = file.read().rpartition(b")")[2].split()[:3]
+                if int(number) == group and state not in (b"Z", b"X"):
+                    return True
+    return False

@@ -136,12 +136,26 @@ def test_relative_and_linked_directories_are_told_in_full(
     assert node.lines == [str(node.root)] * 2 + ["M\tetc/motd"] + [str(node.root)] * 2
 
 
-def test_no_input_no_terminal_and_no_descriptors_of_ours(node: Node) -> None:
-    node.hook("a", 'cat; read line || echo no input; [ "$(cut -d" " -f6 /proc/$$/stat)" = $$ ]')
+def test_no_input(node: Node) -> None:
+    source, sink = os.pipe()
+    os.write(sink, b"ours\n")
+    os.close(sink)
+    before = os.dup(0)
+    os.dup2(source, 0)
+    try:
+        node.run("cat; read line || echo no input")
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(source)
+    assert node.lines == ["no input"]
+
+
+def test_no_terminal_and_no_descriptors_of_ours(node: Node) -> None:
+    node.hook("a", '[ "$(cut -d" " -f6 /proc/$$/stat)" = $$ ]')
     with open(os.devnull) as file:
         os.set_inheritable(file.fileno(), True)
         node.run(f"[ ! -e /proc/self/fd/{file.fileno()} ]")
-    assert node.lines == ["no input"]
 
 
 def test_a_program_that_is_no_script(node: Node) -> None:
@@ -355,7 +369,7 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 signal.signal(signal.SIGTERM, interrupt)
-child._GRACE = 0.3
+child._GRACE = float(sys.argv[3])
 occasion = Occasion("pre-apply", sys.argv[1], "", "", "", "")
 try:
     run_hooks(
@@ -375,14 +389,10 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("trap", ["", "trap '' TERM; ", "trap 'exit 0' TERM; "])
-def test_when_we_are_interrupted_a_hook_and_its_children_end(
-    node: Node, trap: str, number: signal.Signals
-) -> None:
-    body = f"{trap}sh -c 'echo $$; exec sleep 1000' & echo $$; sleep 1000; sleep 1000"
+def _interrupted(node: Node, body: str, number: signal.Signals, *, grace: float) -> list[int]:
+    """Interrupt a run of `body` once it has printed two process ids, and return those."""
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, node.root, body],
+        [sys.executable, "-c", DRIVER, node.root, body, str(grace)],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(stores.PROJECT)},
         text=True,
@@ -393,11 +403,28 @@ def test_when_we_are_interrupted_a_hook_and_its_children_end(
     driver.send_signal(number)
     rest, _ = driver.communicate(timeout=60)
     assert rest == "interrupted\n"
+    return pids
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("trap", ["", "trap '' TERM; ", "trap 'exit 0' TERM; "])
+def test_when_we_are_interrupted_a_hook_and_its_children_end(
+    node: Node, trap: str, number: signal.Signals
+) -> None:
+    body = f"{trap}sh -c 'echo $$; exec sleep 1000' & echo $$; sleep 1000; sleep 1000"
+    pids = _interrupted(node, body, number, grace=0.3)
     deadline = time.monotonic() + 30
-    # Whoever adopts the killed children clears them away in its own time.
+    # SIGKILL takes its time, and those were not our children.
     while any(map(_is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(_is_alive, pids))
+
+
+def test_what_a_hook_started_may_clean_up(node: Node) -> None:
+    tidy = "trap 'sleep 0.2; touch tidy; exit' TERM; echo $$; sleep 1000 & wait"
+    escaped = tidy.replace("$", "\\$")
+    _interrupted(node, f'sh -c "{escaped}" & echo $$; wait', signal.SIGTERM, grace=60)
+    assert (node.root / "tidy").exists()
 
 
 # The list of changes

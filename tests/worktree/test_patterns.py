@@ -53,6 +53,8 @@ CASES = [
     (b"a/**/z", b"a/b/c/z", False, True),
     (b"a/**/z", b"ab/z", False, False),
     (b"a**z", b"a/b/z", False, True),
+    (b"/**a*b", b"a/ab", False, True),
+    (b"/*a**b", b"xa/ya/b", False, True),
     (b"?", b"x", False, True),
     (b"?", b"xy", False, False),
     (b"a?b", b"a/b", False, False),
