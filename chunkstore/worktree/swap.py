@@ -5,13 +5,14 @@ Beside the tree DIR, in the same folder, lies a directory of ours, `.NAME.imgsto
     next          a tree that is being made
     ready-INODE   a tree made and durable, on its way into the place of the old one
     previous      the tree that was in place before
-    doomed        what is being removed
 
 DIR and `ready-INODE` change places by one system call, so there is a whole tree at DIR at every
-moment, before a power cut and after. What an interruption left shows by the names: `next` and
-`doomed` are of no use; `ready-INODE` has been swapped in if and only if what lies there now has
-another inode. Promises: `complete` is durable when it returns, and a tree that is only half made
-never gets to DIR. Leaves making the tree, and what its versions are, to callers.
+moment, before a power cut and after. What an interruption left shows by the names: `next` is of no
+use; `ready-INODE` has been swapped in if and only if what lies there now has another inode, and
+then is to be the previous tree, whatever is left of the one before that. Promises: `complete` is
+durable when it returns, and a tree that is only half made never gets to DIR. Leaves making the
+tree, and what its versions are, to callers. What others write into DIR between the cloning and the
+swap is not in the new tree, but stays in the previous one.
 
 Who could meddle: see `swappable` for the folder. `.NAME.imgstore` is made by us, closed to all
 others (0700) and known by owner and mode once it is open, no link followed; what lies inside needs
@@ -38,7 +39,6 @@ from chunkstore.worktree.swappable import check_place
 
 NEXT: Final = b"next"
 PREVIOUS: Final = b"previous"
-_DOOMED: Final = b"doomed"
 _READY: Final = re.compile(rb"ready-([0-9]+)")
 _PROBES: Final = (b"probe-1", b"probe-2")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -205,7 +205,7 @@ class Swap:
                     remove_tree(folder, name)
                 else:
                     self._keep(folder, name)
-            for name in (NEXT, _DOOMED, *_PROBES):
+            for name in (NEXT, *_PROBES):
                 remove_tree(folder, name)
             self._tidy(folder)
 
@@ -243,7 +243,6 @@ class Swap:
                 self._swap_in(folder, new)
             finally:
                 os.close(new)
-            remove_tree(folder, _DOOMED)
 
     def _swap_in(self, folder: int, new: int) -> None:
         """Swap the open `next` in and make the old tree the previous one."""
@@ -281,11 +280,11 @@ class Swap:
         os.fsync(folder)
 
     def _keep(self, folder: int, name: bytes) -> None:
-        """Make the tree that was replaced the previous one, and doom the one that was that."""
-        remove_tree(folder, _DOOMED)
-        if self._status(folder, PREVIOUS) is not None:
-            # In one step first, since removing takes long: half a tree is no previous tree.
-            os.rename(PREVIOUS, _DOOMED, src_dir_fd=folder, dst_dir_fd=folder)
+        """Make the tree that was replaced the previous one, in the place of the one before it.
+
+        As long as it has its old name, `settle` comes back here: nobody goes back to half a tree.
+        """
+        remove_tree(folder, PREVIOUS)
         os.rename(name, PREVIOUS, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
 

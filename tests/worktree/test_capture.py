@@ -274,14 +274,14 @@ def test_a_directory_that_vanishes_is_an_error_not_a_hole_in_the_image(
     tree = place / "tree"
     (tree / "folder").mkdir(parents=True)
     (tree / "folder/file").write_bytes(b"")
-    real = capturing._capture_other
+    real = capturing.capture_other
 
     def flicker(item: Found) -> Entry:
         if item.path == b"folder":
             raise FileNotFoundError(2, "renamed away, and back a moment later")
         return real(item)
 
-    monkeypatch.setattr(capturing, "_capture_other", flicker)
+    monkeypatch.setattr(capturing, "capture_other", flicker)
     store = stores.make_store(place / "store")
     with pytest.raises(LocalError, match="folder"):
         record(store, tree)

@@ -20,6 +20,7 @@ from chunkstore.errors import Conflict, LocalError
 from chunkstore.fsio import Directory
 from chunkstore.worktree import duplicate
 from chunkstore.worktree.clone import clone_tree
+from chunkstore.worktree.survey import Source
 from chunkstore.worktree.twin import CloneReport
 
 from . import disks
@@ -293,6 +294,26 @@ def test_what_vanishes_is_left_out(place: Path) -> None:
     assert 5 <= len(made) < 40
     assert all(path.is_file() for path in made)
     assert report.vanished > 0
+
+
+def test_a_listing_that_names_things_twice(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kernel may, when a directory changes while it is read."""
+    (place / "old/inner/below").mkdir(parents=True)
+    for folder in ("old", "old/inner", "old/inner/below"):
+        (place / folder / "file").write_bytes(folder.encode())
+        os.link(place / folder / "file", place / folder / "linked")
+        os.symlink("file", place / folder / "link")
+        os.mkfifo(place / folder / "fifo")
+    real = Source.list
+
+    def twice(self: Source, folder: int, path: bytes) -> Iterator[os.DirEntry[str]]:
+        for entry in real(self, folder, path):
+            yield entry
+            yield entry
+
+    monkeypatch.setattr(Source, "list", twice)
+    clone(place / "old", place / "new")
+    trees.assert_same(place / "old", place / "new")
 
 
 def test_what_is_replaced_by_another_type_is_cloned_as_that(place: Path) -> None:
