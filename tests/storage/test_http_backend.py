@@ -211,6 +211,36 @@ def test_giving_up(serve: Serve, connect: Connect) -> None:
     assert all(0 <= wait <= 2.0**number for number, wait in enumerate(sleeps))
 
 
+def test_where_nobody_listens_it_is_tried_twice(connect: Connect) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        authority = f"127.0.0.1:{listener.getsockname()[1]}"
+    reader, sleeps = connect(f"http://{authority}/store")
+    error = fails(reader)
+    assert error.retryable
+    assert f"{authority}/store/{NAME}: nothing listens there" in str(error)
+    assert "gave up after 2 attempts" in str(error)
+    assert len(sleeps) == 1
+
+
+def test_a_host_that_does_not_exist_is_tried_twice(connect: Connect) -> None:
+    reader, sleeps = connect("http://no-such-host.invalid/store")
+    error = fails(reader)
+    if "gave up after 5" in str(error):
+        pytest.skip("this machine can't tell that a host does not exist")
+    assert len(sleeps) == 1
+
+
+def test_a_server_that_has_answered_is_waited_for(serve: Serve, connect: Connect) -> None:
+    """It may be starting again: a node in the middle of a pull does not give up at once."""
+    server = serve(Step(reply(404), "close"))
+    reader, sleeps = connect(server, attempts=4)
+    with pytest.raises(NotFound):
+        reader.get(NAME, 0, 10)
+    server.close()
+    assert "gave up after 4 attempts" in str(fails(reader))
+    assert len(sleeps) == 3
+
+
 def test_waits_grow_and_differ(serve: Serve, connect: Connect) -> None:
     server = serve(*[reply(503)] * 40)
     waits = []
@@ -302,16 +332,6 @@ def test_bodies_that_can_not_be_are_not_waited_for(
 ) -> None:
     server = serve(Step(reply(status, b"", length=100), "stall"))
     assert str(status) in str(fails(connect(server).reader))
-
-
-def test_nobody_listens(connect: Connect) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    reader, sleeps = connect(f"http://127.0.0.1:{port}/store")
-    error = fails(reader)
-    assert error.retryable
-    assert f"127.0.0.1:{port}/store/{NAME}: " in str(error)
-    assert len(sleeps) == 4
 
 
 # Connections that idled

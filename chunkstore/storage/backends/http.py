@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 from chunkstore.errors import TransferError, Usage
 from chunkstore.storage.backend import Polled
 from chunkstore.storage.backends import check_name, check_range
-from chunkstore.storage.backends.http_connection import Reply
+from chunkstore.storage.backends.http_connection import Nobody, Reply
 from chunkstore.storage.backends.http_pool import Meter, Pool, Traffic
 from chunkstore.storage.backends.http_range import (
     Wanted,
@@ -43,6 +43,8 @@ MAX_WAIT: Final = 30.0
 """Seconds that a server can have us wait before the next attempt."""
 
 _FIRST_WAIT: Final = 0.5
+_FIRST_KNOCKS: Final = 2
+"""Attempts at a server that has never answered: a wrong URL is no reason to wait."""
 _HEADERS: Final = {"User-Agent": "imgstore", "Accept-Encoding": "identity"}
 _USABLE: Final = (200, 206, 416)
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
@@ -85,6 +87,7 @@ class HttpReader:
             limit=connections, patience=timeout, meter=self._meter, tls=tls, throttle=throttle
         )
         self._ignores_ranges = False
+        self._has_answered = False
 
     @property
     def traffic(self) -> Traffic:
@@ -139,7 +142,8 @@ class HttpReader:
             except TransferError as error:
                 if not error.retryable or self._attempts == 1:
                     raise
-                if attempt >= self._attempts:
+                is_strange = isinstance(error, Nobody) and not self._has_answered
+                if attempt >= (_FIRST_KNOCKS if is_strange else self._attempts):
                     message = f"{error}; gave up after {attempt} attempts"
                     raise TransferError(message) from error
                 asked = error.wait if isinstance(error, Busy) else 0.0
@@ -166,6 +170,7 @@ class HttpReader:
             secret = {"Authorization": self._authorization}
             is_home = url.origin == self._base.origin and self._authorization
             with self._pool.ask(method, url, headers | (secret if is_home else {})) as reply:
+                self._has_answered = True
                 if reply.status in _USABLE or (unless and reply.status == 304):
                     yield reply
                     return

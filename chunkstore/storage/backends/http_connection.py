@@ -44,17 +44,24 @@ def _transfer_errors(url: Url) -> Iterator[None]:
         raise TransferError(f"{url}: the server is too slow or does not answer") from error
     except UnicodeError as error:
         raise TransferError(f"{url}: no such host name can be", retryable=False) from error
+    except ConnectionRefusedError as error:
+        raise Nobody(f"{url}: nothing listens there (connection refused)") from error
     except (ConnectionError, http.client.IncompleteRead) as error:
         raise TransferError(f"{url}: the connection broke off") from error
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _OURS:
             raise LocalError(f"can't connect to {url}: {reason}", errno=error.errno) from error
-        raise TransferError(f"{url}: {reason}") from error
+        kind = Nobody if error.errno == socket.EAI_NONAME else TransferError
+        raise kind(f"{url}: {reason}") from error
     except (http.client.HTTPException, ValueError) as error:
         # Their messages quote what the server sent, which may be long and is nobody's to trust.
         reason = type(error).__name__
         raise TransferError(f"{url}: no valid HTTP reply ({reason})", retryable=False) from error
+
+
+class Nobody(TransferError):
+    """There is no such host, or no server on it: one that is started anew, or a wrong URL."""
 
 
 class WentAway(TransferError):
