@@ -19,6 +19,7 @@ from support.nodes import Nodes, small_nodes
 
 from chunkstore.errors import Corrupt, NotFound
 from chunkstore.objects import manifest
+from chunkstore.objects.children import children
 from chunkstore.objects.chunklist import RECORD
 from chunkstore.objects.delta import diff
 from chunkstore.objects.entry import DIRECTORY, FILE, SYMLINK, Entry
@@ -126,6 +127,36 @@ def test_walk_below_gives_that_part(tree):
         assert manifest.find(root, path, nodes.load) == item
 
 
+@given(trees)
+def test_children_are_the_entry_and_what_lies_right_in_it(tree):
+    nodes = Nodes()
+    with small_nodes():
+        root = build(tree, nodes)
+    for path, item in tree.items():
+        expected = [
+            other
+            for other in in_order(tree)
+            if other.path and other.path.rpartition(b"/")[0] == path
+        ]
+        nodes.loaded.clear()
+        assert list(children(root, nodes.load, path)) == [item, *expected]
+        assert len(nodes.loaded) == len(set(nodes.loaded))
+
+
+def test_children_read_nothing_of_what_lies_deeper():
+    nodes = Nodes()
+    tree = {b"": ROOT}
+    for folder in (b"a", b"b", b"c"):
+        tree[folder] = entry_at(folder, DIRECTORY, 0)
+        tree |= {path: file(path) for path in (b"%s/%05d" % (folder, n) for n in range(5000))}
+    root = build(tree, nodes)
+    height = levels(root, nodes)
+    nodes.loaded.clear()
+    assert [item.path for item in children(root, nodes.load)] == [b"", b"a", b"b", b"c"]
+    assert len(nodes.loaded) <= 4 * height
+    assert list(children(root, nodes.load, b"b/00007")) == [file(b"b/00007")]
+
+
 @given(trees, st.lists(st.sampled_from([*NAMES, b"0", b"zzz"]), min_size=1, max_size=5))
 def test_what_is_not_there_is_not_found(tree, parts):
     path = b"/".join(parts)
@@ -139,6 +170,8 @@ def test_what_is_not_there_is_not_found(tree, parts):
             manifest.find(root, path, nodes.load)
         with pytest.raises(NotFound):
             list(manifest.walk(root, nodes.load, path))
+        with pytest.raises(NotFound):
+            list(children(root, nodes.load, path))
 
 
 @settings(max_examples=200)
@@ -565,6 +598,12 @@ def test_walk_refuses_what_lies_in_no_directory(records):
     root = node_of(0, *records)
     with pytest.raises(Corrupt, match="not a directory"):
         list(manifest.walk(root, LIES.load))
+
+
+def test_children_refuse_what_lies_in_nothing():
+    root = node_of(0, ROOT, file(b"a"), file(b"b/c"))
+    with pytest.raises(Corrupt, match="b/c"):
+        list(children(root, LIES.load))
 
 
 def test_walk_refuses_what_lies_in_a_file_below_a_part_too():

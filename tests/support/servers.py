@@ -97,6 +97,8 @@ class BadServer:
         return [request.range.removeprefix("bytes=") for request in self.requests]
 
     def close(self) -> None:
+        if self._over.is_set():
+            return
         self._over.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from chunkstore.objects import manifest
+from chunkstore.objects.children import children
 from chunkstore.objects.entry import DIRECTORY
 from chunkstore.objects.names import parse_layers
 from chunkstore.storage.layers import resolve_layers
@@ -27,8 +28,8 @@ def run(options: Namespace, output: Output) -> int:
     store = open_store(options, output)
     found = resolve_layers(store, specs)
     with store.chunks() as chunks:
-        below = manifest.walk(found.root, found.over(chunks.get), path)
-        entries = _chosen(next(below), below, recursive=options.recursive)
+        look = manifest.walk if options.recursive else children
+        entries = _chosen(look(found.root, found.over(chunks.get), path), recursive=options.recursive)
         if output.as_json:
             head = {"image": layered_image(found), "version": layered_id(found)}
             output.long_document(head, "entries", map(entry_document, entries))
@@ -38,12 +39,9 @@ def run(options: Namespace, output: Output) -> int:
     return 0
 
 
-def _chosen(first: Entry, below: Iterator[Entry], *, recursive: bool) -> Iterator[Entry]:
-    if first.kind != DIRECTORY:
+def _chosen(found: Iterator[Entry], *, recursive: bool) -> Iterator[Entry]:
+    """What is to be shown: a directory itself only together with all that is below it."""
+    first = next(found)
+    if recursive or first.kind != DIRECTORY:
         yield first
-    elif recursive:
-        yield first
-        yield from below
-    else:
-        depth = first.path.count(b"/") + 1 if first.path else 0
-        yield from (entry for entry in below if entry.path.count(b"/") == depth)
+    yield from found
