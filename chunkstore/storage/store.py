@@ -21,7 +21,7 @@ from chunkstore.objects.digest import version_digest
 from chunkstore.objects.documents import PackUse, Ref, Settings, Tag, Version
 from chunkstore.objects.names import LATEST, NAME
 from chunkstore.objects.pack import Index
-from chunkstore.storage import doomed, layout, lock
+from chunkstore.storage import doomed, layout, lock, sequences
 from chunkstore.storage.backends.local import LocalBackend
 from chunkstore.storage.catalog import Catalog, Place
 from chunkstore.storage.chunks import ChunkReader
@@ -65,6 +65,7 @@ class Store(Repository):
         self.backend = LocalBackend(root)
         self.local = os.path.join(root, layout.LOCAL)
         self._doomed_list = os.path.join(self.local, "doomed")
+        self._sequences = os.path.join(self.local, "sequences")
         self._waiting = waiting
         super().__init__(self.backend)
         try:
@@ -259,7 +260,8 @@ class Store(Repository):
             ref: Ref = self.ref(image)
             before: bytes | None = ref.encode()
         except NotFound:
-            ref = Ref(self.settings.store_id, image, 0, 0, 0, ())
+            last = sequences.read(self._sequences).get(image, 0)
+            ref = Ref(self.settings.store_id, image, last, 0, 0, ())
             before = None
         changed = ref
         for name in drop:
@@ -275,8 +277,9 @@ class Store(Repository):
 
     def remove_image(self, image: str) -> None:
         """Take an image's ref away; its content stays until `gc`. Raises `NotFound`."""
-        before = self.ref(image).encode()
-        self.backend.swap(layout.ref(image), before, None)
+        ref = self.ref(image)
+        sequences.remember(self._sequences, image, ref.sequence)
+        self.backend.swap(layout.ref(image), ref.encode(), None)
         with suppress(OSError):
             os.rmdir(os.path.join(self.root, layout.IMAGES, image))
 

@@ -136,6 +136,42 @@ def test_tags(quick: Path, tree: Path) -> None:
         made.remove_image("web")
 
 
+def test_an_image_made_anew_goes_on_above_the_old_one(quick: Path, tree: Path) -> None:
+    made = make_store(quick / "store")
+    for image in ("web", "db"):
+        record(made, tree, image)
+    version = record(made, tree).version
+    tag = Tag("tested", version.id, len(version.version.encode()))
+    last = made.change_ref("web", [tag], now=5).sequence
+    made.remove_image("web")
+    made.remove_image("db")
+    record(made, tree)
+    again = made.ref("web").sequence
+    assert again > last
+    made.remove_image("web")
+    record(made, tree)
+    assert made.ref("web").sequence > again
+    record(made, tree, "new")
+    assert made.ref("new").sequence == 1
+
+
+def test_a_number_that_was_kept_never_falls(quick: Path) -> None:
+    """As after the public part of a store was put back from an old copy."""
+    path = str(quick / "sequences")
+    for number in (5, 3):
+        sequences.remember(path, "web", number)
+    assert sequences.read(path) == {"web": 5}
+
+
+def test_an_image_stays_while_its_number_can_not_be_kept(quick: Path, tree: Path) -> None:
+    made = make_store(quick / "store")
+    record(made, tree)
+    (quick / "store/local/sequences").mkdir()
+    with pytest.raises(LocalError, match="sequence"):
+        made.remove_image("web")
+    assert made.images() == ["web"]
+
+
 def test_two_changes_of_one_ref_do_not_lose_each_other(quick: Path, tree: Path) -> None:
     made = make_store(quick / "store")
     version = record(made, tree).version
