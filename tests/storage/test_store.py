@@ -13,7 +13,7 @@ from support.stores import SMALL, listing, make_store, record
 from chunkstore.errors import Conflict, Corrupt, LocalError, NotFound, Unsupported, Usage
 from chunkstore.objects.documents import Tag
 from chunkstore.objects.names import parse_spec
-from chunkstore.storage import layout, store
+from chunkstore.storage import layout, sequences, store
 from chunkstore.storage.store import Store
 
 
