@@ -42,7 +42,8 @@ class WorktreeCache:
         self._hasher = blake3()
         self._records: Iterator[tuple[bytes, list[bytes], list[int], int]] = iter(())
         self._head: tuple[bytes, list[bytes], list[int], int] | None = None
-        self._taken = len(_MAGIC)
+        # The old file up to the head of its records, and how much of that the new one has or skips.
+        self._taken = self._settled = len(_MAGIC)
         self._end = len(_MAGIC)
         self.links: dict[bytes, bytes] = {}
         self.is_valid = False
@@ -97,18 +98,17 @@ class WorktreeCache:
         while self._head[0] != path:
             if sort_key(self._head[0]) > sort_key(path):
                 return None
-            # A directory that is gone: what was kept so far is where the new file parts ways.
+            # A directory that is gone.
             self._diverge()
-            self._advance()
+            self._skip()
             if self._head is None:
                 return None
         return self._head[1], self._head[2]
 
     def keep(self, path: bytes) -> None:
         """The directory is as `take` said."""
-        if self._new is not None:
-            assert self._head is not None
-            self._write([path, self._head[1], self._head[2]])
+        assert self._head is not None
+        assert self._head[0] == path
         self._advance()
 
     def replace(self, path: bytes, names: list[bytes], numbers: list[int]) -> None:
@@ -116,19 +116,26 @@ class WorktreeCache:
         self._diverge()
         self._write([path, names, numbers])
         if self._head is not None and self._head[0] == path:
-            self._advance()
+            self._skip()
+
+    def _skip(self) -> None:
+        """Leave the head out of the new file, which has all before it."""
+        self._advance()
+        self._settled = self._taken
 
     def _diverge(self) -> None:
-        """Begin a new file with the records that were kept so far."""
-        if self._new is not None or self._new_path is None:
+        """Begin a new file unless that is done, and copy the records kept since."""
+        if self._new_path is None:
             return
         with local_errors("can't write the worktree cache"):
-            self._new = open(self._new_path, "wb")  # noqa: SIM115  closed by save or abandon
-            self._put(_MAGIC)
+            if self._new is None:
+                self._new = open(self._new_path, "wb")  # noqa: SIM115  closed by save or abandon
+                self._put(_MAGIC)
             if self._old is not None:
                 # Not by `read`: the records still to come are being read from there.
-                for part in _parts(self._old.fileno(), len(_MAGIC), self._taken):
+                for part in _parts(self._old.fileno(), self._settled, self._taken):
                     self._put(part)
+                self._settled = self._taken
 
     def _put(self, data: bytes) -> None:
         assert self._new is not None

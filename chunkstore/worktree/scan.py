@@ -14,7 +14,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from chunkstore.fsio import Directory
@@ -23,6 +26,8 @@ from chunkstore.worktree.cache import Listing, WorktreeCache
 from chunkstore.worktree.patterns import Patterns
 
 _FIELDS: Final = 5
+_numbers = attrgetter("st_mode", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+"""What of a status tells whether a path has changed."""
 _RACY_NS: Final = 40_000_000
 """Kernel timestamps move in ticks of up to 10 ms; what is younger may change without showing."""
 
@@ -102,7 +107,7 @@ class Scan:
         status = os.stat(self._tree.descriptor)
         self._device = status.st_dev
         # The root stands in no directory's listing, so it is kept as a listing of its own.
-        listing = ([b"."], _numbers(status))
+        listing = ([b"."], list(_numbers(status)))
         self.report.paths = 1
         if self._cache.take(b"") == listing:
             self._cache.keep(b"")
@@ -170,53 +175,57 @@ class Scan:
         """Open and list a directory, compare it with the cache, and note what is to be visited."""
         try:
             self._folder = self._tree.open_directory(path)
-            names, numbers, statuses, special = self._list(path, self._folder)
+            listing, statuses = self._list(path, self._folder)
         except OSError as error:
             self.report.errors.append((path, error.strerror or str(error)))
             self._leave()
             return
+        names, numbers = listing
         self.report.paths += len(names)
         self.report.size += sum(numbers[2::_FIELDS])
         old = self._cache.take(path)
-        if old == (names, numbers):
+        if old == listing:
             self._cache.keep(path)
-            stack.append(_Visit(path, iter(special), statuses, set()))
+            stack.append(_Visit(path, iter(self._special(path, statuses)), statuses, set()))
             return
         changed, gone = _compare(old, names, numbers)
-        self._cache.replace(path, *self._settle((names, numbers)))
+        self._cache.replace(path, *self._settle(listing))
         order = sorted([*names, *gone]) if gone else names
         stack.append(_Visit(path, iter(order), statuses, changed))
 
-    def _list(
-        self, path: bytes, folder: int
-    ) -> tuple[list[bytes], list[int], dict[bytes, os.stat_result], list[bytes]]:
+    def _list(self, path: bytes, folder: int) -> tuple[Listing, dict[bytes, os.stat_result]]:
+        """What lies in an open directory, but for what is left out."""
+        # This runs once per path of the tree, so it is written for speed.
         names = sorted(map(os.fsencode, os.listdir(folder)))
         if not path and STATE_DIR in names:
             names.remove(STATE_DIR)
-        kept: list[bytes] = []
-        numbers: list[int] = []
-        statuses: dict[bytes, os.stat_result] = {}
-        special: list[bytes] = []
-        is_directory = stat.S_ISDIR
-        for name in names:
-            try:
-                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            except FileNotFoundError:  # removed since it was listed
-                continue
-            mode = status.st_mode
-            if self._excludes and self._is_excluded(path, name, mode):
-                continue
+        try:
+            statuses = {name: os.stat(name, dir_fd=folder, follow_symlinks=False) for name in names}
+        except FileNotFoundError:
+            statuses = _present(names, folder)
+        if self._excludes:
+            excluded = [name for name in statuses if self._is_excluded(path, name, statuses[name])]
+            for name in excluded:
+                del statuses[name]
+        if len(path) + 256 > MAX_PATH:
+            self._leave_out_long(path, statuses)
+        numbers = list(chain.from_iterable(map(_numbers, statuses.values())))
+        return (list(statuses), numbers), statuses
+
+    def _leave_out_long(self, path: bytes, statuses: dict[bytes, os.stat_result]) -> None:
+        for name in list(statuses):
             if len(path) + len(name) >= MAX_PATH:
                 self.report.errors.append((path + b"/" + name, "path is longer than 4095 bytes"))
-                continue
-            kept.append(name)
-            statuses[name] = status
-            numbers += (mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            if is_directory(mode) or status.st_nlink > 1:
-                special.append(name)
-        if self._cache.links:
-            special = self._with_links(path, kept, special)
-        return kept, numbers, statuses, special
+                del statuses[name]
+
+    def _special(self, path: bytes, statuses: dict[bytes, os.stat_result]) -> list[bytes]:
+        """The names to be visited in a directory that is as it was."""
+        chosen = [
+            name
+            for name, status in statuses.items()
+            if status.st_nlink > 1 or stat.S_ISDIR(status.st_mode)
+        ]
+        return self._with_links(path, list(statuses), chosen) if self._cache.links else chosen
 
     def _with_links(self, path: bytes, names: list[bytes], special: list[bytes]) -> list[bytes]:
         """Add the names that were hardlinked at the last scan, and may stand alone now."""
@@ -225,9 +234,9 @@ class Scan:
         chosen = set(special)
         return [name for name in names if name in chosen or prefix + name in links]
 
-    def _is_excluded(self, path: bytes, name: bytes, mode: int) -> bool:
+    def _is_excluded(self, path: bytes, name: bytes, status: os.stat_result) -> bool:
         whole = path + b"/" + name if path else name
-        return self._excludes.match(whole, is_directory=stat.S_ISDIR(mode))
+        return self._excludes.match(whole, is_directory=stat.S_ISDIR(status.st_mode))
 
     def _settle(self, listing: Listing) -> Listing:
         """The listing as it may be believed at the next scan: too young statuses left blank."""
@@ -241,14 +250,13 @@ class Scan:
         return names, settled
 
 
-def _numbers(status: os.stat_result) -> list[int]:
-    return [
-        status.st_mode,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    ]
+def _present(names: list[bytes], folder: int) -> dict[bytes, os.stat_result]:
+    """The statuses of those that have not been removed since they were listed."""
+    found = {}
+    for name in names:
+        with suppress(FileNotFoundError):
+            found[name] = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return found
 
 
 def _compare(

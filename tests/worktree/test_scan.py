@@ -99,6 +99,26 @@ def test_only_what_changed_is_found(tree: Path, scanner: Scanner) -> None:
     assert scanner() == {b"a/deep/2": "found", b"b/5": "found", b"top": "found"}
 
 
+def test_what_goes_while_it_is_looked_at_is_gone(
+    tree: Path, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanner()
+    listdir = os.listdir
+
+    def list_and_remove(folder: int) -> list[str]:
+        names = listdir(folder)
+        if "5" in names:
+            (tree / "b/5").unlink()
+        return names
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", list_and_remove)
+        found = scanner()
+    assert found.pop(b"b/5") == "gone"
+    assert found.keys() <= {b"b"}
+    assert scanner.report.errors == []
+
+
 def test_new_and_removed_paths(tree: Path, scanner: Scanner) -> None:
     scanner()
     (tree / "a/new").write_bytes(b"")
