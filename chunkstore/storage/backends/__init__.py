@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from chunkstore.errors import Usage
 from chunkstore.storage.backend import Reader
@@ -77,6 +76,8 @@ def open_reader(location: str, *, limit_rate: float | None = None) -> Reader:
 
 
 def _path_of(url: str) -> str:
+    from urllib.parse import unquote, urlsplit
+
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise Usage(f"{url!r} names no file of this machine: write file:///path")

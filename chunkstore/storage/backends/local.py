@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import stat
 import threading
 from collections import OrderedDict
@@ -325,6 +324,8 @@ def _make_root(path: str) -> None:
 
 
 def _copy_durably(source: str, path: str) -> None:
+    import shutil
+
     temporary = os.path.join(os.path.dirname(path), fsio.fresh_name())
     try:
         with open(source, "rb") as old:
