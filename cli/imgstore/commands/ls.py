@@ -29,7 +29,9 @@ def run(options: Namespace, output: Output) -> int:
     found = resolve_layers(store, specs)
     with store.chunks() as chunks:
         look = manifest.walk if options.recursive else children
-        entries = _chosen(look(found.root, found.over(chunks.get), path), recursive=options.recursive)
+        entries = _chosen(
+            look(found.root, found.over(chunks.get), path), recursive=options.recursive
+        )
         if output.as_json:
             head = {"image": layered_image(found), "version": layered_id(found)}
             output.long_document(head, "entries", map(entry_document, entries))
