@@ -270,11 +270,14 @@ def _run(*command: str, cwd: Path | str) -> str:
     return done.stdout.decode("latin-1")
 
 
-def rsync_differences(one: Path | str, other: Path | str, *excludes: str) -> list[str]:
-    """What rsync would do to make `other` like `one`."""
+def rsync_differences(
+    one: Path | str, other: Path | str, *excludes: str, prefix: tuple[str, ...] = ()
+) -> list[str]:
+    """What rsync would do to make `other` like `one`; `prefix` is a command to start it with."""
     left_out = [f"--exclude={pattern}" for pattern in ("/.imgstore", "*.sock", *excludes)]
     done = subprocess.run(
         [
+            *prefix,
             *("rsync", "-aHAXn", "--checksum", "--itemize-changes", "--delete", *left_out),
             *(f"{one}/", f"{other}/"),
         ],
