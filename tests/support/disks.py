@@ -11,6 +11,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Final
 
 import pytest
 
+_PATIENCE: Final = 500
 _SHUTDOWN: Final = 0x8004587D
 WITHOUT_LOG: Final = 2
 """A power cut: what was not made durable is gone."""
@@ -27,7 +29,7 @@ be written is not."""
 
 SIZES: Final = {"ext4": 48 << 20, "xfs": 300 << 20}
 _MAKE: Final = {
-    "ext4": ("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0"),
+    "ext4": ("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-E", "lazy_itable_init=0"),
     "xfs": ("mkfs.xfs", "-q", "-f"),
 }
 # ext4 would write data before a rename over an existing file, even if it is not asked to.
@@ -92,24 +94,35 @@ class Mounts:
         """Where a path of the namespace is to be found from outside."""
         return Path(f"/proc/{self._keeper.pid}/root{path}")
 
+    def require(self, disk: Path, at: Path, kind: str) -> None:
+        """Skip the test where such a disk can't be mounted."""
+        try:
+            with self.mounted(disk, at, kind):
+                pass
+        except AssertionError as error:
+            pytest.skip(f"can't mount {kind} here: {error}")
+
     def mount(self, disk: Path, at: Path, kind: str) -> None:
-        """Mount a disk. Skips the test where loop devices are refused."""
         at.mkdir(exist_ok=True)
-        done = self._run("mount", "-t", kind, "-o", _OPTIONS[kind], disk, at)
-        if done.returncode:
-            pytest.skip(f"can't mount {kind} here: {done.stderr.decode().strip()}")
+        self._run("mount", "-t", kind, "-o", _OPTIONS[kind], disk, at)
 
     def mount_memory(self, at: Path, options: str) -> None:
         """Mount a tmpfs, or give one that is mounted other options."""
         at.mkdir(exist_ok=True)
         mounted = os.path.ismount(self.seen(at))
         how = f"remount,{options}" if mounted else options
-        done = self._run("mount", "-t", "tmpfs", "-o", how, "tmpfs", at)
-        assert not done.returncode, done.stderr.decode()
+        self._run("mount", "-t", "tmpfs", "-o", how, "tmpfs", at)
 
     def unmount(self, at: Path) -> None:
-        done = self._run("umount", at)
-        assert not done.returncode, done.stderr.decode()
+        # Another thread may be about to start a process, which has our descriptors until it runs.
+        for _ in range(_PATIENCE):
+            try:
+                return self._run("umount", at)
+            except AssertionError as error:
+                if "busy" not in str(error):
+                    raise
+                time.sleep(0.02)
+        raise AssertionError(f"{at} stays busy")
 
     @contextmanager
     def mounted(self, disk: Path, at: Path, kind: str) -> Iterator[Path]:
@@ -120,8 +133,9 @@ class Mounts:
         finally:
             self.unmount(at)
 
-    def _run(self, *command: str | Path) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([*self.prefix, *map(str, command)], capture_output=True, check=False)
+    def _run(self, *command: str | Path) -> None:
+        done = subprocess.run([*self.prefix, *map(str, command)], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode().strip()
 
     def close(self) -> None:
         self._keeper.communicate()

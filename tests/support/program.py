@@ -112,6 +112,7 @@ class Program:
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,  # what waits in a buffer of ours is nothing that `select` could see
         )
         self._pid = 0
 
@@ -121,7 +122,6 @@ class Program:
         request = [list(map(str, arguments)), *map(str, self._outputs()), held]
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(request).encode() + b"\n")
-        self._server.stdin.flush()
         self._pid = self._number(DEADLINE)
         return self._pid
 

@@ -7,6 +7,7 @@ becomes of it is nobody else's concern.
 from __future__ import annotations
 
 import itertools
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -25,10 +26,10 @@ class Rig:
     """A store with two versions, and disks whose `node` has the first. A context manager.
 
     One trial at a time; the paths in `node` and `top` are those of the mount namespace, and what
-    `trial` gives is the same seen from here.
+    `trial` gives is the same seen from here. `options` go to mkfs.
     """
 
-    def __init__(self, place: Path, kind: str) -> None:
+    def __init__(self, place: Path, kind: str, *options: str) -> None:
         place.mkdir(exist_ok=True)
         self.kind = kind
         self._place = place
@@ -37,8 +38,9 @@ class Rig:
         self.program = self._stack.enter_context(Program(self.mounts.prefix))
         self.top = place / "mount"
         self.node = self.top / "node"
+        self.empty = disks.make_disk(place / "empty", kind, *options)
+        self.mounts.require(self.empty, self.top, kind)
         self.update = Update(place, self.program)
-        self.empty = disks.make_disk(place / "empty", kind)
         self._prepared = disks.copy_disk(self.empty, place / "prepared")
         with self.mounts.mounted(self._prepared, self.top, kind) as seen:
             self.update.prepare(self.node, seen / "node")
@@ -52,6 +54,20 @@ class Rig:
     def fresh_disk(self) -> Path:
         """A copy of the disk with the prepared node."""
         return disks.copy_disk(self._prepared, self._place / "trial")
+
+    @contextmanager
+    def in_memory(self, options: str) -> Iterator[Path]:
+        """The node on a tmpfs with these mount options, copied there."""
+        source = self._place / "source disk"
+        self.mounts.mount_memory(self.top, options)
+        try:
+            with self.mounts.mounted(self._prepared, source, self.kind) as seen:
+                node = self.mounts.seen(self.node)
+                subprocess.run(["cp", "-a", str(seen / "node"), str(node)], check=True)
+            updates.fix(node)
+            yield node
+        finally:
+            self.mounts.unmount(self.top)
 
     @contextmanager
     def mounted(self, disk: Path) -> Iterator[Path]:
@@ -106,8 +122,8 @@ def _failure(ended: Ended) -> list[str]:
 
 def side_by_side(
     rigs: Sequence[Rig], tasks: Sequence[Iterable[Task]], work: Callable[[Rig, Task], list[str]]
-) -> list[str]:
-    """Let each rig do its own tasks, all at the same time; a line for each that went wrong."""
+) -> None:
+    """Let each rig do its own tasks, all at the same time; fails and says which went wrong."""
 
     def all_of(rig: Rig, own: Iterable[Task]) -> list[str]:
         wrong = []
@@ -118,4 +134,6 @@ def side_by_side(
         return wrong
 
     with ThreadPoolExecutor(len(rigs)) as threads:
-        return list(itertools.chain.from_iterable(threads.map(all_of, rigs, tasks)))
+        wrong = list(itertools.chain.from_iterable(threads.map(all_of, rigs, tasks)))
+    shown = "\n".join(wrong[:10])
+    assert not wrong, f"{len(wrong)} went wrong:\n{shown}"

@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,8 +148,13 @@ def is_change(line: str, below: Path) -> bool:
     return match is not None and _is_change(match[2], match[3], str(below))
 
 
-def trial(program: Program, fault: Fault, *arguments: object) -> Outcome:
-    """A run with one fault."""
+def trial(
+    program: Program,
+    fault: Fault,
+    *arguments: object,
+    strike: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """A run with one fault; `strike` is done before a kill that comes after its call."""
     struck = ""
     begun: dict[str, str] = {}
     with _traced(program, arguments, *fault.options) as (lines, tracer):
@@ -157,6 +162,7 @@ def trial(program: Program, fault: Fault, *arguments: object) -> Outcome:
             if fault.what == AFTER and "(DELAYED)" in line:
                 # The call is done, and its caller does not know yet. The tracer would wait for
                 # the end of the delay before it lets go of the dead.
+                strike()
                 program.kill()
                 tracer.kill()
             whole = _whole(line, begun)

@@ -24,9 +24,9 @@ from support.trees import Facts, pseudo_random
 
 JOURNALLED: Final = False
 """Whether an update keeps a journal, with all that follows: `imgstore recover DIR` finishes it
-without the remote, and what was changed on the node goes to `.imgstore/saved/` before the image
-takes its place, however often the update is interrupted. To be set when that is so; the checks
-wait for it."""
+without the remote; what was changed on the node goes to `.imgstore/saved/` before the image takes
+its place, however often the update is interrupted; and once a pull said it was done, no power cut
+makes the node forget that. To be set when that is so; the checks wait for it."""
 
 _TIME: Final = 1_700_000_000_000_000_000
 _CAPABILITY: Final = struct.pack("<5I", 0x02000001, 0x2400, 0, 0, 0)
@@ -97,8 +97,8 @@ def before(root: Path) -> None:
     _write(root, "links/a", b"linked " * 1000)
     os.link(root / "links/a", root / "links/b")
     _write(root, "links/c", b"alone")
-    fixed = _write(root, "etc/fixed", b"immutable, before\n")
-    _finish(root, 0, fixed)
+    _write(root, "etc/fixed", b"immutable, before\n")
+    _finish(root, 0)
 
 
 def after(root: Path) -> None:
@@ -130,11 +130,11 @@ def after(root: Path) -> None:
     (root / "var/new/empty").mkdir()
     trees.sparse_file(root / "var/sparse", 1 << 20, (500 << 10, pseudo_random("sparse", 8192)))
     (root / "usr/share/doc").chmod(0o711)
-    fixed = _write(root, "etc/fixed", b"immutable, after\n")
-    _finish(root, 1, fixed)
+    _write(root, "etc/fixed", b"immutable, after\n")
+    _finish(root, 1)
 
 
-def _finish(root: Path, version: int, fixed: Path) -> None:
+def _finish(root: Path, version: int) -> None:
     """Give everything the time of its version, and what did not change that of the first."""
     changed = {"etc", "srv", "links", "var", "opt", "usr/bin", "usr/share/doc"} if version else ()
     for above, folders, names in os.walk(root, topdown=False):
@@ -146,9 +146,13 @@ def _finish(root: Path, version: int, fixed: Path) -> None:
             time = _TIME + len(inner) * 1_000_000_007 + moved * 86_400_000_000_000
             os.utime(path, ns=(time, time), follow_symlinks=False)
     os.utime(root, ns=(_TIME, _TIME))
-    # Where the file system knows such flags.
+    fix(root)
+
+
+def fix(root: Path) -> None:
+    """Make the immutable file of either version so, where the file system knows such flags."""
     with suppress(OSError):
-        trees.set_flags(fixed, "i")
+        trees.set_flags(root / "etc/fixed", "i")
 
 
 def _edit(root: Path, own: dict[str, bytes]) -> None:
