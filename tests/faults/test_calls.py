@@ -132,6 +132,24 @@ def test_errors_at_some_calls(rigs: list[Rig]) -> None:
     fail_at(rigs, dealt(faults))
 
 
+def test_killed_when_started_by_a_shell(rigs: list[Rig]) -> None:
+    """The same without the means that make it quick: a whole interpreter for each."""
+
+    def work(rig: Rig, call: Call) -> list[str]:
+        with rig.trial() as seen:
+            outcome = strace.killed_from_start(rig.program, call, *rig.pull)
+            if not outcome.ended.killed:
+                return [f"was not killed: {outcome.ended}"]
+            return rig.judged(outcome.ended, seen)
+
+    def tasks(rig: Rig) -> list[Call]:
+        calls = calls_of(rig)
+        names = ("renameat", "unlinkat", "mkdirat", "fchown", "utimensat", "fdatasync", "syncfs")
+        return [call for call in some_of(calls, 3)[1::2] if call.name in names and not call.file]
+
+    side_by_side(rigs, list(map(tasks, rigs)), work)
+
+
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("what", [BEFORE, AFTER])

@@ -32,8 +32,9 @@ _MAKE: Final = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-E", "lazy_itable_init=0"),
     "xfs": ("mkfs.xfs", "-q", "-f"),
 }
-# ext4 would write data before a rename over an existing file, even if it is not asked to.
-_OPTIONS: Final = {"ext4": "loop,noauto_da_alloc", "xfs": "loop"}
+# ext4 would write data before a rename over an existing file, even if it is not asked to; xfs takes
+# no two copies of a disk at once, unless it is told to.
+_OPTIONS: Final = {"ext4": "loop,noauto_da_alloc", "xfs": "loop,nouuid"}
 
 needs_disks = pytest.mark.skipif(
     os.geteuid() != 0
@@ -103,12 +104,12 @@ class Mounts:
             pytest.skip(f"can't mount {kind} here: {error}")
 
     def mount(self, disk: Path, at: Path, kind: str) -> None:
-        at.mkdir(exist_ok=True)
+        self.seen(at).mkdir(exist_ok=True)
         self._run("mount", "-t", kind, "-o", _OPTIONS[kind], disk, at)
 
     def mount_memory(self, at: Path, options: str) -> None:
         """Mount a tmpfs, or give one that is mounted other options."""
-        at.mkdir(exist_ok=True)
+        self.seen(at).mkdir(exist_ok=True)
         mounted = os.path.ismount(self.seen(at))
         how = f"remount,{options}" if mounted else options
         self._run("mount", "-t", "tmpfs", "-o", how, "tmpfs", at)

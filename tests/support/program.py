@@ -95,7 +95,7 @@ def environment() -> dict[str, str]:
 
 def command(*arguments: object) -> list[str]:
     """The command line as a shell would start it, without any shim."""
-    return [os.path.realpath(sys.executable), "-m", "imgstore", *map(str, arguments)]
+    return [sys.executable, "-m", "imgstore", *map(str, arguments)]
 
 
 class Program:

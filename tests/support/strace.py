@@ -25,7 +25,7 @@ from typing import IO, Final, NamedTuple
 
 import pytest
 
-from support.program import Ended, Program
+from support.program import Ended, Program, command, environment
 
 _CALL: Final = re.compile(r"(\d+) +(\w+)\((.*)")
 _RESUMED: Final = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)")
@@ -169,6 +169,26 @@ def trial(
             if "(DELAYED)" in line or "(INJECTED)" in line or line.endswith("= ?"):
                 struck = struck or whole
     return Outcome(program.ended(), struck)
+
+
+def killed_from_start(program: Program, call: Call, *arguments: object) -> Outcome:
+    """A run started by strace itself, the interpreter and all, and killed before a call.
+
+    Only for names that the interpreter does not use until the command line runs.
+    """
+    fault = Fault(BEFORE, call)
+    done = subprocess.run(
+        [*program.prefix, "strace", "-f", "-y", *fault.options, *command(*arguments)],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        check=False,
+    )
+    struck = [line for line in done.stderr.splitlines() if line.endswith("= ?")]
+    # strace ends as its child did: itself by that signal.
+    return Outcome(Ended(done.returncode, done.stdout, done.stderr), *struck[-1:] or [""])
 
 
 def _whole(line: str, begun: dict[str, str]) -> str:

@@ -11,7 +11,6 @@ import os
 import shutil
 import stat
 import struct
-import subprocess
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -326,10 +325,3 @@ def hide(store: Path) -> Path:
     away = store.with_name(store.name + ".away")
     shutil.move(store, away)
     return away
-
-
-def check_disk(kind: str, disk: Path) -> None:
-    """Let the file system's own checker look at an unmounted disk."""
-    tool = {"ext4": ("e2fsck", "-fn"), "xfs": ("xfs_repair", "-n")}[kind]
-    done = subprocess.run([*tool, str(disk)], capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout
