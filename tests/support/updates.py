@@ -256,7 +256,7 @@ class Update:
         for path in sorted(found.keys() | self.old.keys() | self.new.keys()):
             sides = [_shape(facts.get(path)) for facts in (self.old, self.new)]
             shape = _shape(found.get(path))
-            if shape in sides:
+            if shape in sides or _is_temporary(path):
                 continue
             # A directory can't be exchanged for something else in one step, nor can what is saved.
             if shape is None and (path in in_the_way or self._changes_type(path)):
@@ -302,6 +302,11 @@ def _compare(found: dict[bytes, Facts], wanted: dict[bytes, Facts]) -> list[str]
         return facts if left_over is None else {**facts, LEFT_OVER: replace(left_over, mtime=0)}
 
     return trees.differences(lenient(found), lenient(wanted))
+
+
+def _is_temporary(path: bytes) -> bool:
+    """Whether this is what a change of another file system's path needs meanwhile."""
+    return path.rpartition(b"/")[2].startswith(b".imgstore")
 
 
 def _shape(facts: Facts | None) -> tuple[object, ...] | None:
