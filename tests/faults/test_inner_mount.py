@@ -10,7 +10,7 @@ import random
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ class Pair:
             subprocess.run(["cp", "-a", f"{node / INNER}/.", str(inner)], check=True)
             subprocess.run(["rm", "-r", *map(str, (node / INNER).iterdir())], check=True)
 
-    def _mounted(self, disk: Path, at: Path) -> Iterator[Path]:
+    def _mounted(self, disk: Path, at: Path) -> AbstractContextManager[Path]:
         return self.rig.mounts.mounted(disk, at, self.rig.kind)
 
     def fresh(self) -> tuple[Path, Path]:
