@@ -15,11 +15,11 @@ from chunkstore.pull.local import fetch, find_locally, weigh
 from chunkstore.storage.chunks import ChunkReader, Locator, Nowhere
 from chunkstore.worktree import journal
 from chunkstore.worktree.apply import Applier
-from chunkstore.worktree.aside import Aside, Preparation, leftovers, points_of
+from chunkstore.worktree.aside import Aside, Preparation, points_of
 from chunkstore.worktree.content import FileContents
 from chunkstore.worktree.journal import Journal, Made
 from chunkstore.worktree.node import Installed, Source
-from chunkstore.worktree.plan import Plan
+from chunkstore.worktree.plan import Plan, split
 from chunkstore.worktree.preload import everything
 from chunkstore.worktree.sources import TreeChunks
 
@@ -55,7 +55,6 @@ def _prepare_and_apply(
     target: Installed,
     source: Source,
 ) -> None:
-    leftovers(context.tree, context.mounts)
     require_room(context, plan.made)
     stage = context.state.stage()
     if missing:
@@ -101,7 +100,7 @@ def _journal(context: Context, plan: Plan, made: list[Made], aside: Aside) -> Jo
         dressed=tuple(plan.dressed),
         removed=tuple(plan.removed),
         swept=tuple(plan.swept),
-        touched=tuple(plan.touched()),
+        touched=tuple(plan.touched(split(path)[0] for path in aside.paths)),
         excludes=context.excludes.lines,
     )
 
@@ -122,8 +121,9 @@ def finish(
     )
     applier.run()
     context.report.saved = applier.saved.moved
-    context.state.complete(target, source, excludes=step.excludes)
+    # Before the state says that it is done: one that is left at a mount point would show.
     aside.remove()
+    context.state.complete(target, source, excludes=step.excludes)
     context.state.clear()
     if strict and context.report.shortfalls.kinds:
         kind, (_, path, reason) = next(iter(context.report.shortfalls.kinds.items()))

@@ -6,12 +6,14 @@ from chunkstore.errors import Corrupt
 from chunkstore.pull.change import finish
 from chunkstore.pull.context import Context
 from chunkstore.worktree import journal
-from chunkstore.worktree.aside import Aside
+from chunkstore.worktree.aside import Aside, leftovers
 from chunkstore.worktree.node import Source
 
 
 def finish_interrupted(context: Context) -> bool:
     """Finish what a journal says is left to do. Returns whether there was anything.
+
+    What an update had made aside that had not come to its journal is removed.
 
     A change whose journal can't be read or whose files are gone stays pending, for a pull to
     compare everything: nothing is lost by that but time.
@@ -19,17 +21,16 @@ def finish_interrupted(context: Context) -> bool:
     state = context.state
     target, token = state.pending, state.token
     if target is None or not token:
+        leftovers(context.tree, context.mounts)
         return False
     try:
         step = journal.read(state.journal, token)
         if step is None:
             return False
-        aside = Aside.again(context.tree, step.asides)
+        with Aside.again(context.tree, step.asides) as aside:
+            finish(context, step, aside, target, state.pending_source or Source("", ""))
     except Corrupt:
         return False
-    with aside:
-        source = state.pending_source or Source("", "")
-        finish(context, step, aside, target, source)
     report = context.report
     report.layers = target.layers
     report.entries = target.root.entries

@@ -70,11 +70,14 @@ class Catalog:
     """Learns indexes, answers where chunks lie.
 
     `path` None keeps it in memory, an empty one in a temporary file that goes when it is closed.
-    A chunk may lie in several packs, so that forgetting one pack leaves the others' places.
+    A chunk may lie in several packs, so that forgetting one pack leaves the others' places. Who is
+    `alone` with the file needs no memory shared with others, for which a full disk has no room: the
+    system ends a process that writes to such memory.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, *, alone: bool = False) -> None:
         self._path = path
+        self._alone = alone
         try:
             self._open()
         except sqlite3.DatabaseError as error:
@@ -88,6 +91,8 @@ class Catalog:
             raise LocalError(f"can't open the catalog {self._path}: {error}") from error
         # A write-ahead log without a sync per transaction may lose the last packs learnt in a
         # power cut, which are then learnt again, but never leaves a page half written.
+        if self._alone:
+            self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.execute("PRAGMA cache_size=-32768")

@@ -21,13 +21,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from chunkstore import fsio
-from chunkstore.errors import NotFound
+from chunkstore.errors import Corrupt, NotFound
 from chunkstore.fsio import Directory
 from chunkstore.objects.entry import DIRECTORY, FILE, Entry
-from chunkstore.objects.names import is_below, sort_key
+from chunkstore.objects.names import is_below, printable, sort_key
 from chunkstore.worktree import metadata, restore
 from chunkstore.worktree.aside import LATE, OLD, Aside, link_standing
-from chunkstore.worktree.baseline import Witness
+from chunkstore.worktree.baseline import Witness, holds
 from chunkstore.worktree.journal import Journal, Made
 from chunkstore.worktree.plan import split
 from chunkstore.worktree.restore import Shortfalls
@@ -63,6 +63,7 @@ class Applier:
         self._changing = {made.entry.path for made in journal.made} | set(journal.removed)
         self._folder_path: bytes | None = None
         self._folder_descriptor = -1
+        self._devices: dict[int, bytes] = {}
         self._disarmed = 0
         self.saved = Saved(tree, journal.stamp)
 
@@ -97,8 +98,16 @@ class Applier:
         return (step for _, step in sorted(steps, key=lambda item: item[0]))
 
     def _sync(self) -> None:
-        for descriptor in (self._tree.descriptor, *self._aside.descriptors):
-            fsio.sync_filesystem(descriptor)
+        """Make all of it durable, on whatever file systems inside the tree it lies."""
+        self._leave()
+        fsio.sync_filesystem(self._tree.descriptor)
+        for path in self._devices.values():
+            with suppress(FileNotFoundError):
+                descriptor = self._tree.open_directory(path)
+                try:
+                    fsio.sync_filesystem(descriptor)
+                finally:
+                    os.close(descriptor)
 
     # Directories are held by descriptor, the last one open: steps come in path order.
 
@@ -108,6 +117,7 @@ class Applier:
             self._leave()
             self._folder_descriptor = self._tree.open_directory(above)
             self._folder_path = above
+            self._devices.setdefault(os.fstat(self._folder_descriptor).st_dev, above)
         return self._folder_descriptor
 
     def _leave(self) -> None:
@@ -139,11 +149,16 @@ class Applier:
         aside = self._aside.descriptors[number]
         folder = self._folder(entry.path)
         name = split(entry.path)[1]
-        if waiting == LATE:
-            waiting = self._link_late(entry, aside)
-        if not waiting or fsio.lstat(aside, waiting) is None:
-            return  # refused, or already in its place before an interruption
         status = fsio.lstat(folder, name)
+        if waiting == LATE and aside >= 0:
+            waiting = self._link_late(entry, aside)
+        if not waiting:
+            return  # refused
+        if aside < 0:
+            self._require_placed(entry, folder, name, status)
+            return
+        if fsio.lstat(aside, waiting) is None:
+            return  # in its place since before an interruption: nothing else takes it from there
         if status is not None and stat.S_ISDIR(status.st_mode):
             self._clear_directory(entry.path, folder, name)
             self._folder(entry.path)
@@ -160,6 +175,17 @@ class Applier:
             if error.errno != errno.EXDEV or entry.kind != FILE:
                 raise
             self._carry(entry, aside, waiting, folder, name)
+
+    def _require_placed(
+        self, entry: Entry, folder: int, name: bytes, status: os.stat_result | None
+    ) -> None:
+        """See that what waited in a directory that is gone is in its place.
+
+        Raises `Corrupt`: then somebody has taken the directory, and only a pull can help.
+        """
+        if status is None or not holds(folder, name, status, entry, self._witness.load):
+            where = printable(entry.path)
+            raise Corrupt(f"{where}: what was made for the update is gone: pull again", where=where)
 
     def _link_late(self, entry: Entry, aside: int) -> bytes:
         """Link to an immutable file, whose flags come back with the others at the end."""
@@ -297,7 +323,7 @@ class Applier:
         if self._stays_elsewhere(path, status):
             return
         metadata.lift_flags(folder, name)
-        for descriptor in self._aside.descriptors:
+        for descriptor in self._aside.there:
             held = b"%s%d-%s" % (OLD, self._disarmed, os.urandom(4).hex().encode())
             with suppress(OSError):
                 os.link(name, held, src_dir_fd=folder, dst_dir_fd=descriptor, follow_symlinks=False)
@@ -328,7 +354,7 @@ class Applier:
         return False
 
     def _disarm(self) -> None:
-        for descriptor in self._aside.descriptors:
+        for descriptor in self._aside.there:
             for name in map(os.fsencode, os.listdir(descriptor)):
                 if not name.startswith(OLD):
                     continue

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from chunkstore import fsio
@@ -66,22 +66,24 @@ class Aside:
 
     @classmethod
     def again(cls, tree: Directory, paths: Sequence[bytes]) -> Aside:
-        """The directories of an update that was interrupted. Raises `Corrupt` if one is gone."""
+        """The directories of an update that was interrupted; -1 for one that is gone already."""
         descriptors: list[int] = []
         aside = cls(tree, paths, descriptors)
         try:
             for path in paths:
-                descriptors.append(_open(tree, path, make=False))
-        except FileNotFoundError as error:
-            aside.close()
-            where = printable(path)
-            raise Corrupt(
-                f"{where}: the files made for the update are gone", where=where
-            ) from error
+                try:
+                    descriptors.append(_open(tree, path, make=False))
+                except FileNotFoundError:
+                    descriptors.append(-1)
         except BaseException:
             aside.close()
             raise
         return aside
+
+    @property
+    def there(self) -> list[int]:
+        """The descriptors of those that are there."""
+        return [descriptor for descriptor in self.descriptors if descriptor >= 0]
 
     def __enter__(self) -> Aside:
         return self
@@ -92,16 +94,26 @@ class Aside:
     def close(self) -> None:
         """Let go of the descriptors; what waits goes on waiting."""
         while self.descriptors:
-            os.close(self.descriptors.pop())
+            descriptor = self.descriptors.pop()
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def remove(self) -> None:
         """Take the directories away with all that is left in them."""
         for path, descriptor in zip(self.paths, self.descriptors, strict=True):
+            if descriptor < 0:
+                continue
             _empty(descriptor)
             above, name = split(path)
-            flags = os.O_PATH | os.O_DIRECTORY
-            with suppress(OSError), fsio.opened(self._tree, above, flags) as folder:
+            flags = os.O_RDONLY | os.O_DIRECTORY
+            with (
+                suppress(OSError),
+                fsio.opened(self._tree, above, flags) as folder,
+                _same_time(folder),
+            ):
                 os.rmdir(name, dir_fd=folder)
+                # Before the state says that all is done, since nobody would look for it again.
+                os.fsync(folder)
 
 
 def leftovers(tree: Directory, mounts: Mounts) -> None:
@@ -122,9 +134,9 @@ def _place(point: bytes, mounts: Mounts) -> bytes:
 
 def _open(tree: Directory, path: bytes, *, make: bool) -> int:
     above, name = split(path)
-    with fsio.opened(tree, above, os.O_PATH | os.O_DIRECTORY) as folder:
+    with fsio.opened(tree, above, os.O_RDONLY | os.O_DIRECTORY) as folder:
         if make:
-            with suppress(FileExistsError):
+            with suppress(FileExistsError), _same_time(folder):
                 os.mkdir(name, 0o700, dir_fd=folder)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(name, flags, dir_fd=folder)
@@ -134,6 +146,14 @@ def _open(tree: Directory, path: bytes, *, make: bool) -> int:
         # Anybody may make a directory in `/tmp`; files that wait in it could be exchanged.
         raise LocalError(f"{printable(path)} is not ours alone: look who made it, and remove it")
     return descriptor
+
+
+@contextmanager
+def _same_time(folder: int) -> Iterator[None]:
+    """Leave no trace in the times of a mount point: it is a directory of the image."""
+    status = os.fstat(folder)
+    yield
+    os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _empty(descriptor: int) -> None:

@@ -135,8 +135,9 @@ class NodeState:
             database = sqlite3.connect(path, isolation_level=None)
             database.execute("PRAGMA temp_store=MEMORY")
             database.executescript(_FRESH)
-            # What is installed must be true after a power cut: every commit waits for the disk.
-            database.execute("PRAGMA synchronous=FULL")
+            # What is installed must be true after a power cut: every commit waits for the disk,
+            # and for the directory, too. Else the rollback journal could be there again.
+            database.execute("PRAGMA synchronous=EXTRA")
             found = database.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, _SCHEMA_VERSION):
                 raise Corrupt(
@@ -402,7 +403,7 @@ class NodeState:
 
     def catalog(self) -> Catalog:
         """Where chunks lie in the remote's packs."""
-        return Catalog(None if self._read_only else self._path("catalog.sqlite"))
+        return Catalog(None if self._read_only else self._path("catalog.sqlite"), alone=True)
 
     def stage(self) -> Stage:
         """Where fetched frames wait."""

@@ -68,11 +68,11 @@ class Plan:
         """Bytes of the files that are made."""
         return sum(entry.size for entry in self.made if has_content(entry))
 
-    def touched(self) -> list[bytes]:
+    def touched(self, more: Iterable[bytes] = ()) -> list[bytes]:
         """Directories in which names come or go, innermost first; their times have to be mended."""
         paths = {split(entry.path)[0] for entry in (*self.made, *self.directories) if entry.path}
         paths.update(split(path)[0] for path in (*self.removed, *self.swept))
-        return sorted(paths, key=sort_key, reverse=True)
+        return sorted({*paths, *more}, key=sort_key, reverse=True)
 
     def finish(self) -> Plan:
         """Put everything into its order."""

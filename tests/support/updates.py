@@ -21,7 +21,7 @@ from support.program import Program
 from support.stores import settle
 from support.trees import Facts, pseudo_random
 
-JOURNALLED: Final = False
+JOURNALLED: Final = True
 """Whether an update keeps a journal, with all that follows: `imgstore recover DIR` finishes it
 without the remote; what was changed on the node goes to `.imgstore/saved/` before the image takes
 its place, however often the update is interrupted; and once a pull said it was done, no power cut
@@ -236,7 +236,7 @@ class Update:
 
         It may be old, or new, or say that it is in between; then each path must be old or new.
         """
-        found = trees.facts(seen)
+        found = {path: facts for path, facts in trees.facts(seen).items() if not _waits(path)}
         lines = self._lost(seen)
         if not _compare(found, self.old) or not _compare(found, self.new):
             return lines
@@ -307,6 +307,11 @@ def _compare(found: dict[bytes, Facts], wanted: dict[bytes, Facts]) -> list[str]
 def _is_temporary(path: bytes) -> bool:
     """Whether this is what a change of another file system's path needs meanwhile."""
     return path.rpartition(b"/")[2].startswith(b".imgstore")
+
+
+def _waits(path: bytes) -> bool:
+    """Whether this is, or is in, the place where files for another file system are made."""
+    return b".imgstore-new" in path.split(b"/")
 
 
 def _shape(facts: Facts | None) -> tuple[object, ...] | None:
