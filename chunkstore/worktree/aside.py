@@ -106,12 +106,9 @@ class Aside:
             _empty(descriptor)
             above, name = split(path)
             flags = os.O_RDONLY | os.O_DIRECTORY
-            with (
-                suppress(OSError),
-                fsio.opened(self._tree, above, flags) as folder,
-                _same_time(folder),
-            ):
-                os.rmdir(name, dir_fd=folder)
+            with suppress(OSError), fsio.opened(self._tree, above, flags) as folder:
+                with _same_time(folder):
+                    os.rmdir(name, dir_fd=folder)
                 # Before the state says that all is done, since nobody would look for it again.
                 os.fsync(folder)
 
