@@ -14,7 +14,6 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -134,10 +133,7 @@ def main() -> None:
     try:
         for kind in options.disk or ["plain", "ext4", "xfs"]:
             with disk(work, kind) as place:
-                kind_of = subprocess.run(
-                    ["stat", "-f", "-c", "%T", str(place)], capture_output=True, text=True
-                )
-                print(f"\n{kind} ({kind_of.stdout.strip()}), {options.runs} rounds")
+                print(f"\n{kind}, {options.runs} rounds, load {os.getloadavg()[0]:.1f}")
                 rounds(place, options.tree, options.runs)
     finally:
         shutil.rmtree(work)
