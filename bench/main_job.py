@@ -12,7 +12,7 @@ what is edited is a copy. Scenarios, by their keys:
     unchanged    commit with nothing changed
     edit         commit after a small edit (three files changed, two added, one deleted, one mode)
     diff         the paths that differ: small edit, and AFTER against BEFORE
-    export       the same two differences as archives, against unpacking and comparing
+    export       BEFORE as an archive; the same two differences, against unpacking and comparing
     pull         first installation of BEFORE over the loopback
     update       BEFORE to AFTER over the loopback, and the small edit
     nothing      a pull when there is nothing to do
@@ -73,6 +73,7 @@ PROGRAMS = [
 ]
 ZSTD = "tar, zstd -T0 -3"
 GZIP = "tar, gzip -6"
+COMPRESSORS = ((ZSTD, "zstd -q -T0 -3"), (GZIP, "gzip -6"))
 UNTAR = "curl, tar -xz"
 
 OURS = "imgstore"
@@ -365,7 +366,7 @@ def first(job: Job) -> Iterator[list[Scenario]]:
                 note=archiver.note,
             )
         )
-    for name, compressor in ((ZSTD, "zstd -q -T0 -3"), (GZIP, "gzip -6")):
+    for name, compressor in COMPRESSORS:
         path = job.place("first", f"image.{compressor.split()[0]}")
         contenders.append(
             Contender(
@@ -479,14 +480,40 @@ def _differs(job: Job, repositories: Path) -> list[Contender]:
 
 @contextmanager
 def export(job: Job) -> Iterator[list[Scenario]]:
-    """The difference as an archive."""
+    """A whole version, and the difference, as an archive."""
     _edited_once(job)
     yield [
+        _export_whole(job),
         _export(job, "edit", "a small edit", job.edited, job.copy),
         _export(job, "update", "an upgrade", job.both, job.after),
     ]
     job.edit.undo()
     job.discard(job.work / "export")
+
+
+def _export_whole(job: Job) -> Scenario:
+    store = job.both / job.imgstore.name
+    contenders = []
+    for name, file, *options in (
+        (OURS, "image.tar.gz"),
+        (f"{OURS} --level 1", "fast.tar.gz", "--level", "1"),
+        (f"{OURS}, tar.zst", "image.tar.zst"),
+    ):
+        path = job.place("export", file)
+        command = job.imgstore.on(store, "export", "web:base", "-o", str(path), *options)
+        contenders.append(Contender(name, partial(_same, command), size=partial(disk_usage, path)))
+    for name, compressor in COMPRESSORS:
+        path = job.place("export", f"peer.{compressor.split()[0]}")
+        command = peers.archive(job.before, compressor, path)
+        contenders.append(Contender(name, partial(_same, command), size=partial(disk_usage, path)))
+    return Scenario(
+        "export-whole",
+        "Export of a whole version",
+        "BEFORE as an archive: from the store, and from the tree.",
+        GZIP,
+        contenders,
+        bytes_are="written",
+    )
 
 
 def _export(job: Job, key: str, what: str, repositories: Path, tree: Path) -> Scenario:
@@ -856,6 +883,8 @@ def warm(*trees: Path) -> None:
 
 def set_environment(work: Path) -> list[str]:
     """What all programs get; returns the command that is imgstore."""
+    # Programs are installed with their bytecode: to compile at every start is no part of the job.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.update(
         LC_ALL="C.UTF-8",
         RESTIC_PASSWORD="bench",
