@@ -55,7 +55,7 @@ def test_it_comes_back(form: str, level: int | None) -> None:
 
 
 @pytest.mark.parametrize("form", ["tar.gz", "tar.zst"])
-@pytest.mark.parametrize("level", [1, 2, 4])
+@pytest.mark.parametrize("level", [1, 2, 3, 6])
 def test_bytes_do_not_depend_on_threads_or_writes(form: str, level: int) -> None:
     results = {
         compressed(form, level=level, threads=threads, cut=cut)
