@@ -14,11 +14,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from chunkstore.errors import Conflict, NotFound
+from chunkstore.errors import Conflict, LocalError, NotFound
 from chunkstore.fsio import Directory
 from chunkstore.objects import delta
 from chunkstore.objects.entry import change_letter
-from chunkstore.objects.names import STATE_DIR
+from chunkstore.objects.names import STATE_DIR, printable
 from chunkstore.pull import hooks
 from chunkstore.pull.context import Context
 from chunkstore.worktree.clone import clone_tree
@@ -37,10 +37,14 @@ def beside(context: Context, swap: Swap) -> Iterator[tuple[NodeState, Directory]
     """
     target = swap.begin()
     try:
-        context.report.shared = clone_tree(
-            context.tree, target, leave_out=[STATE_DIR], progress=context.progress
-        )
+        # The state first: making its directory moves the time of the top, which the clone sets.
         _clone_state(context.tree, target)
+        shared = clone_tree(context.tree, target, leave_out=[STATE_DIR], progress=context.progress)
+        for kind, (_, path, reason) in shared.shortfalls.kinds.items():
+            raise LocalError(
+                f"can't clone {kind} of {printable(path)}: {reason}; pull without --atomic"
+            )
+        context.report.shared = shared
         with NodeState(swap.next_path) as state, Directory(swap.next_path) as tree:
             yield state, tree
         if context.report.is_changed:
