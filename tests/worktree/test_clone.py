@@ -20,7 +20,7 @@ from chunkstore.errors import Conflict, LocalError
 from chunkstore.fsio import Directory
 from chunkstore.worktree import duplicate
 from chunkstore.worktree.clone import clone_tree
-from chunkstore.worktree.survey import Source
+from chunkstore.worktree.original import Source
 from chunkstore.worktree.twin import CloneReport
 
 from . import disks
