@@ -82,6 +82,7 @@ class Context:
             witness,
             self.mounts,
             self.excludes,
+            is_exact=self.options.mirror,
         )
 
 

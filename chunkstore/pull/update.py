@@ -54,6 +54,7 @@ def _plan(context: Context, sides: list[Installed], target: Installed) -> Plan:
         differences = (pair for pair in differences if pair[1] is None)
     seen: set[bytes] = set()
     planner.take(_noting(differences, seen))
+    seen -= planner.left
     entries = _to_survey(context, target, is_certain=is_certain)
     if entries is not None:
         baseline = context.baseline if is_certain else None
@@ -88,9 +89,11 @@ def _survey_into(
         if entry.path not in seen:
             planner.mend(letter, entry)
     if context.options.mirror:
-        unknown = (path for path in survey.unknown if path not in seen)
-        for path in unknown:
-            planner.sweep(below(context.tree, path, context.excludes, context.mounts))
+        planner.sweep(
+            inside
+            for path in survey.unknown
+            for inside in below(context.tree, path, context.excludes, context.mounts)
+        )
 
 
 def _survey(context: Context, entries: Iterable[Entry], baseline: Baseline | None) -> Survey:

@@ -7,8 +7,9 @@ as it is. Making it changes nothing, so a dry run is a plan and no more.
 Rules. What the image changes, it changes whatever happened here; but content that is not the
 image's is moved to the node's `saved` directory before it would be lost. What the image does not
 change stays as it is here, changed or deleted. Where the image only changes the metadata of a file
-whose content was changed here, the file is left alone. Excluded paths and mounts that are not ours
-are not looked at.
+whose content was changed here, the file is left alone; and so is what stands in the place of a
+directory, for a directory's times move with all that comes and goes in it. Excluded paths and
+mounts that are not ours are not looked at.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Plan:
     saved: list[bytes] = field(default_factory=list)
     """Things of the node's own that will be moved out of the way."""
     kept: list[bytes] = field(default_factory=list)
-    """Files that were changed here and are left alone, though the image changes their metadata."""
+    """What was changed here and is left alone, though the image changes its metadata."""
 
     def __bool__(self) -> bool:
         return bool(self.made or self.directories or self.dressed or self.removed or self.swept)
@@ -85,7 +86,11 @@ class Plan:
 
 
 class Planner:
-    """Makes one plan for `tree`. `find` gives the new entry of a path, or raises `NotFound`."""
+    """Makes one plan for `tree`. `find` gives the new entry of a path, or raises `NotFound`.
+
+    `is_exact` means that nothing put here in the image's place is to stay. `left` are paths the
+    image changes and `take` did not, for what is here.
+    """
 
     def __init__(
         self,
@@ -94,12 +99,16 @@ class Planner:
         witness: Witness,
         mounts: Mounts,
         excludes: Patterns,
+        *,
+        is_exact: bool = False,
     ) -> None:
         self._tree = tree
         self._find = find
         self._witness = witness
         self._mounts = mounts
         self._excludes = excludes
+        self._is_exact = is_exact
+        self.left: set[bytes] = set()
         self._plan = Plan()
         self._leaders: dict[bytes, bytes] = {}
         self._made: set[bytes] = set()
@@ -118,6 +127,8 @@ class Planner:
             status = self._folder.lstat(entry.path)
             if new is None:
                 self._remove(entry, status)
+            elif new.kind == DIRECTORY and old is not None and old.kind == DIRECTORY:
+                self._dress_directory(new, status)
             elif new.kind == DIRECTORY:
                 self._directory(change_letter(old, new), new, status)
             elif old is not None and _only_metadata(old, new):
@@ -130,7 +141,7 @@ class Planner:
         status = self._folder.lstat(entry.path)
         if entry.kind == DIRECTORY:
             self._directory(letter, entry, status)
-        elif letter == "m" and entry.kind == FILE:
+        elif letter == "m" and entry.kind == FILE and not entry.link:
             self._require_folder(entry.path)
             self._note("m", entry.path)
             self._plan.dressed.append(entry)
@@ -138,10 +149,18 @@ class Planner:
             self._make(letter, entry, status)
 
     def sweep(self, paths: Iterable[bytes]) -> None:
-        """Take paths the image does not know, those inside a directory before it."""
+        """Take paths the image does not know, those inside a directory before it.
+
+        What the image has no more may be among them: of that only directories count, which are
+        tried again once what was not known in them is gone.
+        """
+        removed, going = set(self._plan.removed), set(self._going)
         for path in paths:
+            if path not in removed:
+                self._note("D", path)
+            elif path not in going:
+                continue
             self._plan.swept.append(path)
-            self._note("D", path)
 
     def done(self) -> Plan:
         """The plan so far, in order."""
@@ -160,6 +179,8 @@ class Planner:
         plan.removed = [path for path in plan.removed if path not in staying]
         plan.changes = [change for change in plan.changes if change[1] not in staying]
         plan.saved += [path for path in self._replaced if self._holds_more(path, gone)]
+        needed = {entry.path for entry in (*plan.made, *plan.directories)}
+        plan.kept = [path for path in plan.kept if path not in needed]
 
     def _holds_more(self, path: bytes, gone: set[bytes]) -> bool:
         with fsio.opened(self._tree, path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
@@ -187,6 +208,7 @@ class Planner:
             return
         if stat.S_ISDIR(status.st_mode) != (old.kind == DIRECTORY):
             # Somebody put something else in its place, which the image never had.
+            self.left.add(old.path)
             return
         self._plan.removed.append(old.path)
         self._note("D", old.path)
@@ -203,6 +225,16 @@ class Planner:
         if status is not None and not stat.S_ISDIR(status.st_mode):
             self._save_unless_ours(new.path, status)
 
+    def _dress_directory(self, new: Entry, status: os.stat_result | None) -> None:
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            self._directory("m", new, status)
+            return
+        # Gone from here, or moved elsewhere with a link in its place: it comes back when something
+        # new has to be in it.
+        self.left.add(new.path)
+        if status is not None:
+            self._plan.kept.append(new.path)
+
     def _save_unless_ours(self, path: bytes, status: os.stat_result, *more: Entry) -> None:
         if not self._is_ours(path, status, *more):
             self._plan.saved.append(path)
@@ -214,6 +246,7 @@ class Planner:
             self._note("m", new.path)
             self._plan.dressed.append(new)
         else:
+            self.left.add(new.path)
             self._plan.kept.append(new.path)
 
     def _make(self, letter: str, new: Entry, status: os.stat_result | None) -> None:
@@ -276,7 +309,7 @@ class Planner:
             status = self._folder.lstat(place)
             if status is not None and stat.S_ISDIR(status.st_mode):
                 continue
-            if status is not None and stat.S_ISLNK(status.st_mode):
+            if status is not None and stat.S_ISLNK(status.st_mode) and not self._is_exact:
                 raise Conflict(
                     f"{printable(place)} is a symbolic link here and a directory in the image: "
                     f"put the directory back, or leave it out with --exclude /{printable(place)}"

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from typing import Final
 
 from chunkstore import fsio
 from chunkstore.fsio import Directory
@@ -22,6 +23,9 @@ from chunkstore.worktree.baseline import Baseline
 from chunkstore.worktree.compare import drift
 from chunkstore.worktree.mounts import Mounts
 from chunkstore.worktree.patterns import Patterns
+
+_ANEW: Final = ("M", "T", "D")
+"""Letters of what has to be made anew; it will be another file for those that are linked to it."""
 
 
 class Survey:
@@ -50,6 +54,7 @@ class Survey:
         self._baseline = baseline
         self._checked = checked
         self._open: list[tuple[bytes, set[bytes]]] = []
+        self._anew: set[bytes] = set()
         self.unknown: list[bytes] = []
 
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
@@ -61,6 +66,10 @@ class Survey:
             if self._is_passed_over(entry.path, is_directory=entry.kind == DIRECTORY):
                 continue
             letter = "" if self._is_as_noted(entry) else drift(self._tree, entry, self._load)
+            if not letter and entry.link and self._is_parted(entry):
+                letter = "m"
+            if letter in _ANEW:
+                self._anew.add(entry.path)
             if letter:
                 yield letter, entry
             if entry.kind == DIRECTORY and letter not in ("D", "T"):
@@ -74,15 +83,29 @@ class Survey:
             path
         )
 
+    def _is_parted(self, entry: Entry) -> bool:
+        """Whether a further link is no longer one of the file it should be, or soon won't be."""
+        if self._is_passed_over(entry.link, is_directory=False):
+            return False
+        if self._mounts.of(entry.link) != self._mounts.of(entry.path):
+            return False
+        if entry.link in self._anew:
+            return True
+        first, this = self._lstat(entry.link), self._lstat(entry.path)
+        return first is None or this is None or not os.path.samestat(first, this)
+
+    def _lstat(self, path: bytes) -> os.stat_result | None:
+        above, _, name = path.rpartition(b"/")
+        try:
+            with fsio.opened(self._tree, above, os.O_PATH | os.O_DIRECTORY) as folder:
+                return fsio.lstat(folder, name)
+        except OSError:
+            return None
+
     def _is_as_noted(self, entry: Entry) -> bool:
         if self._baseline is None or entry.kind == DIRECTORY or not self._open:
             return False
-        above, _, name = entry.path.rpartition(b"/")
-        try:
-            with fsio.opened(self._tree, above, os.O_PATH | os.O_DIRECTORY) as folder:
-                status = fsio.lstat(folder, name)
-        except OSError:
-            return False
+        status = self._lstat(entry.path)
         return status is not None and self._baseline.is_as_noted(entry.path, status)
 
     def _names(self, path: bytes) -> set[bytes]:
@@ -113,15 +136,20 @@ class Survey:
 def below(tree: Directory, path: bytes, excludes: Patterns, mounts: Mounts) -> Iterator[bytes]:
     """All paths at and below an unknown one, those inside a directory before it.
 
-    What is excluded, or on a mount, is left out. Links are not followed. Raises `OSError`.
+    What is excluded, or on a mount, is left out with the directories it is in. Links are not
+    followed. Raises `OSError`.
     """
     waiting = [(path, False)]
+    staying: set[bytes] = set()
     while waiting:
         place, is_done = waiting.pop()
-        if is_done:
-            yield place
-            continue
         above, _, name = place.rpartition(b"/")
+        if is_done:
+            if place in staying:
+                staying.add(above)
+            else:
+                yield place
+            continue
         with fsio.opened(tree, above, os.O_PATH | os.O_DIRECTORY) as folder:
             status = fsio.lstat(folder, name)
         if status is None:
@@ -132,6 +160,7 @@ def below(tree: Directory, path: bytes, excludes: Patterns, mounts: Mounts) -> I
             or mounts.is_left_alone(place)
             or place in mounts.points
         ):
+            staying.add(above)
             continue
         waiting.append((place, True))
         if is_directory:
