@@ -9,14 +9,14 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import stores, trees
 from support.forge import Forge
+from support.fuse import Cut, Fuse
 from support.stores import bring, record, settle
 
 from chunkstore.errors import (
@@ -946,67 +946,6 @@ def test_what_is_on_the_stage_is_not_fetched_again(line: Line) -> None:
     line.same()
     assert sum(received) > 5_000_000
     assert report.received + sum(received) < whole + 300_000
-
-
-class Cut(BaseException):
-    """The power went off here."""
-
-
-MUTATING = (
-    *("rename", "link", "unlink", "mkdir", "rmdir", "symlink", "mkfifo", "mknod", "chown"),
-    *("fchmod", "chmod", "setxattr", "removexattr", "utime", "ftruncate", "write", "open"),
-)
-
-
-class Fuse:
-    """Stands in for `os` in the modules that change trees, and cuts the power at the n-th call."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
-        from chunkstore.worktree import (
-            apply,
-            aside,
-            install,
-            journal,
-            metadata,
-            node,
-            restore,
-            saved,
-        )
-
-        self.calls = 0
-        self.limit = limit
-        stand_in = self
-
-        class Module:
-            def __init__(self, real: Any, names: tuple[str, ...]) -> None:
-                self._real = real
-                self._names = names
-
-            def __getattr__(self, name: str) -> Any:
-                value = getattr(self._real, name)
-                return stand_in.counted(value, name) if name in self._names else value
-
-        for module in (install, apply, aside, restore, saved):
-            monkeypatch.setattr(module, "os", Module(os, MUTATING))
-        monkeypatch.setattr(metadata, "fcntl", Module(metadata.fcntl, ("ioctl",)))
-        for name in ("begin", "complete", "add_nodes"):
-            real = getattr(node.NodeState, name)
-            monkeypatch.setattr(node.NodeState, name, self.counted(real, name))
-        for name in ("write", "remove"):
-            monkeypatch.setattr(journal, name, self.counted(getattr(journal, name), name))
-
-    def counted(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            is_reading = name == "open" and not arguments[1] & (os.O_WRONLY | os.O_RDWR)
-            if name == "ioctl":
-                is_reading = arguments[1] == trees.GET_FLAGS
-            if not is_reading:
-                if self.limit is not None and self.calls >= self.limit:
-                    raise Cut(name)
-                self.calls += 1
-            return function(*arguments, **options)
-
-        return call
 
 
 def interrupted(versions: Versions, node: Path, number: int, limit: int) -> bool:

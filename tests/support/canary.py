@@ -1,0 +1,87 @@
+"""A canary: things outside a tree that must stay as they are, to the time of their last change."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+USER = 12_345
+"""Somebody without privileges, who has files and directories of his own."""
+
+
+class Status(NamedTuple):
+    """What a change of whatever kind would move, even one that was undone."""
+
+    inode: int
+    mode: int
+    owner: tuple[int, int]
+    links: int
+    size: int
+    mtime: int
+    ctime: int
+    xattrs: tuple[tuple[str, bytes], ...]
+    content: bytes
+
+
+class Canary:
+    """A directory with some of everything; `check` fails if any of it was changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+        (path / "file").write_bytes(b"canary")
+        (path / "setuid").write_bytes(b"#!/bin/true\n")
+        (path / "setuid").chmod(0o4755)
+        (path / "private").mkdir(0o700)
+        (path / "private/key").write_bytes(b"secret")
+        (path / "private/key").chmod(0o600)
+        (path / "link").symlink_to("file")
+        os.mkfifo(path / "fifo", 0o640)
+        os.setxattr(path / "file", "user.canary", b"sings")
+        for name in ("file", "private"):
+            os.utime(path / name, ns=(10**18, 10**18 + 7))
+        if os.geteuid() == 0:
+            os.chown(path / "private", USER, USER)
+            # What a local user may link to: it is his own.
+            (path / "mine").write_bytes(b"his own")
+            os.chown(path / "mine", USER, USER)
+        self.settle()
+
+    def settle(self) -> None:
+        """From now on it must not change."""
+        self._before = dict(self._look())
+
+    def _look(self) -> Iterator[tuple[str, Status]]:
+        for path in (self.path, *sorted(self.path.rglob("*"))):
+            status = path.lstat()
+            is_file = stat.S_ISREG(status.st_mode)
+            yield (
+                os.path.relpath(path, self.path),
+                Status(
+                    status.st_ino,
+                    status.st_mode,
+                    (status.st_uid, status.st_gid),
+                    status.st_nlink,
+                    status.st_size,
+                    status.st_mtime_ns,
+                    status.st_ctime_ns,
+                    tuple(
+                        (name, os.getxattr(path, name, follow_symlinks=False))
+                        for name in sorted(os.listxattr(path, follow_symlinks=False))
+                    ),
+                    path.read_bytes() if is_file else b"",
+                ),
+            )
+
+    def check(self) -> None:
+        after = dict(self._look())
+        assert after.keys() == self._before.keys()
+        for name, status in self._before.items():
+            assert after[name] == status, name
+
+    def inodes(self) -> set[int]:
+        """Of all files in it: none of them may be found in a tree."""
+        return {status.inode for status in self._before.values()}
