@@ -342,6 +342,13 @@ def _walk(
         yield from _walk(child, load, start, node.level - 1, bound)
 
 
+def has_below(root: NodeRef, path: bytes, load: Load) -> bool:
+    """Whether anything lies below a path, which need not be there itself."""
+    start = sort_key(path) + b"\0"
+    first = next(_walk(root, load, start, None, None), None)
+    return first is not None and is_below(first.path, path)
+
+
 def find(root: NodeRef, path: bytes, load: Load) -> Entry:
     """The entry of one path, by one node per level. Raises `NotFound`."""
     return next(walk(root, load, path))

@@ -11,10 +11,11 @@ import heapq
 import itertools
 from collections.abc import Iterable, Iterator
 
+from chunkstore.errors import Corrupt
 from chunkstore.objects import delta, manifest
 from chunkstore.objects.delta import Difference
 from chunkstore.objects.entry import DIRECTORY, Entry
-from chunkstore.objects.names import sort_key
+from chunkstore.objects.names import is_below, printable, sort_key
 from chunkstore.pull.change import carry_out
 from chunkstore.pull.context import Context
 from chunkstore.worktree.baseline import Baseline
@@ -52,6 +53,7 @@ def _plan(context: Context, sides: list[Installed], target: Installed) -> Plan:
     if not is_certain:
         # The tree may be any of them anywhere: only what is gone can be told from manifests.
         differences = (pair for pair in differences if pair[1] is None)
+    differences = _whole(context, differences, target)
     seen: set[bytes] = set()
     planner.take(_noting(differences, seen))
     seen -= planner.left
@@ -60,6 +62,25 @@ def _plan(context: Context, sides: list[Installed], target: Installed) -> Plan:
         baseline = context.baseline if is_certain else None
         _survey_into(context, planner, entries, baseline, seen)
     return planner.done()
+
+
+def _whole(
+    context: Context, differences: Iterable[Difference], target: Installed
+) -> Iterator[Difference]:
+    """See to it that a directory which goes, or becomes something else, takes all it held along.
+
+    What the new version still has below it shows in no difference, and would be found out when
+    half of the tree is changed. Raises `Corrupt`.
+    """
+    gone: bytes | None = None
+    for old, new in differences:
+        if old is not None and old.kind == DIRECTORY and (new is None or new.kind != DIRECTORY):
+            is_known = gone is not None and is_below(old.path, gone)
+            if not is_known and manifest.has_below(target.root, old.path, context.load):
+                where = printable(old.path)
+                raise Corrupt(f"{where}: is no directory, but holds something", where=where)
+            gone = gone if is_known else old.path
+        yield old, new
 
 
 def _to_survey(context: Context, target: Installed, *, is_certain: bool) -> Iterable[Entry] | None:

@@ -19,6 +19,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from chunkstore import fsio
 from chunkstore.errors import Conflict, Corrupt, NotFound
@@ -113,6 +114,7 @@ class Planner:
         self._leaders: dict[bytes, bytes] = {}
         self._made: set[bytes] = set()
         self._new_directories: set[bytes] = set()
+        self._no_directories: set[bytes] = set()
         self._going: list[bytes] = []
         self._replaced: list[bytes] = []
         self._folder = _Folders(tree)
@@ -122,6 +124,7 @@ class Planner:
         for old, new in differences:
             entry = new or old
             assert entry is not None
+            self._note_form(entry.path, new)
             if self._is_out_of_bounds(old, new):
                 continue
             status = self._folder.lstat(entry.path)
@@ -138,6 +141,7 @@ class Planner:
 
     def mend(self, letter: str, entry: Entry) -> None:
         """Take one path that does not stand as the new version has it: letters as `drift` gives."""
+        self._note_form(entry.path, entry)
         status = self._folder.lstat(entry.path)
         if entry.kind == DIRECTORY:
             self._directory(letter, entry, status)
@@ -195,6 +199,21 @@ class Planner:
             ):
                 return True
         return False
+
+    def _note_form(self, path: bytes, new: Entry | None) -> None:
+        """See to it that what is new lies in a directory of the image. Raises `Corrupt`.
+
+        What an image has as a link, or has no more, may stand in the tree as a directory until all
+        is under way; then it is too late to find out.
+        """
+        if new is None or new.kind != DIRECTORY:
+            self._no_directories.add(path)
+        if new is not None and path and split(path)[0] in self._no_directories:
+            self._refuse(path)
+
+    def _refuse(self, path: bytes) -> NoReturn:
+        where = printable(path)
+        raise Corrupt(f"{where}: its directory is not in the manifest", where=where)
 
     def _note(self, letter: str, path: bytes) -> None:
         self._plan.changes.append((letter, path))
@@ -297,7 +316,7 @@ class Planner:
         return holds(folder, name, status, entry, self._witness.load)
 
     def _require_folder(self, path: bytes) -> None:
-        """See to it that a path's directory is there, or will be. Raises `Conflict`."""
+        """See to it that a path's directory is there, or will be. Raises `Conflict`, `Corrupt`."""
         above = split(path)[0]
         if not path or self._folder.is_there(above):
             return
@@ -309,13 +328,18 @@ class Planner:
             status = self._folder.lstat(place)
             if status is not None and stat.S_ISDIR(status.st_mode):
                 continue
+            try:
+                entry = self._find(place)
+            except NotFound:
+                self._refuse(path)
+            if entry.kind != DIRECTORY:
+                self._refuse(path)
             if status is not None and stat.S_ISLNK(status.st_mode) and not self._is_exact:
                 raise Conflict(
                     f"{printable(place)} is a symbolic link here and a directory in the image: "
                     f"put the directory back, or leave it out with --exclude /{printable(place)}"
                 )
             # Deleted here, or replaced by something that is no directory.
-            entry = self._find(place)
             self._directory("A" if status is None else "T", entry, status)
 
 
