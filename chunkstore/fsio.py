@@ -45,6 +45,11 @@ def fresh_name(prefix: str = ".new") -> str:
         return f"{prefix}-{os.getpid()}-{_counter}-{os.urandom(4).hex()}"
 
 
+def is_fresh_name(name: str) -> bool:
+    """Whether this is a name `fresh_name` gave to a file that was to get another one."""
+    return re.fullmatch(r"\.new-[0-9]+-[0-9]+-[0-9a-f]{8}", name) is not None
+
+
 def sync_directory(path: str) -> None:
     """Make the names in a directory durable: a rename is lost in a power cut without this."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

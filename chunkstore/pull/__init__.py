@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 
 from chunkstore.errors import Conflict, NotFound, local_errors
 from chunkstore.fsio import Directory
@@ -165,7 +165,7 @@ def _after_swap(directory: str, options: PullOptions, report: PullReport) -> Non
 
 
 def rollback(
-    reader: Reader | None,
+    reader: Callable[[], Reader],
     directory: str,
     *,
     options: PullOptions | None = None,
@@ -174,9 +174,9 @@ def rollback(
     """Make `directory` the version it was before.
 
     When the last pull was atomic its old tree is put back, without the network; else it is done in
-    place, with what the remote has of that version. The remote and SPEC that are remembered stay,
-    so the next pull goes forward again. Raises `NotFound` when there was none before, or the
-    remote has dropped it.
+    place, with what the remote has of that version, which `reader` opens. The remote and SPEC that
+    are remembered stay, so the next pull goes forward again. Raises `NotFound` when there was none
+    before, or the remote has dropped it.
     """
     if not _has_state(directory):
         raise NotFound(f"nothing was pulled into {directory}", name=directory)
@@ -200,16 +200,15 @@ def rollback(
                 exchange_back(context, before)
             _after_swap(directory, options, report)
             return report
-    if reader is None:
-        raise NotFound(f"no tree to go back to is kept beside {directory}", name=directory)
     specs = [Spec(layer.image, layer.version.hex(), 0) for layer in before.layers]
-    return pull(
-        *(reader, specs, directory),
-        location=source.remote,
-        remember=source.spec,
-        options=options,
-        progress=progress,
-    )
+    with closing(reader()) as opened:
+        return pull(
+            *(opened, specs, directory),
+            location=source.remote,
+            remember=source.spec,
+            options=options,
+            progress=progress,
+        )
 
 
 def recover(
@@ -264,22 +263,22 @@ def mend(
             raise NotFound(f"nothing was pulled into {directory} completely", name=directory)
         metered = MeteredReader(reader) if reader is not None else None
         specs = [Spec(layer.image, layer.version.hex(), 0) for layer in installed.layers]
-        remote = Remote(metered, specs, state) if metered is not None else None
-        watched = progress or Unwatched()
-        try:
-            with Context(tree, state, remote, options, report, watched) as context:
-                finish_interrupted(context)
-                installed = state.installed or installed
-                if remote is not None:
-                    remote.reopen(installed)
-                report.layers = report.before = installed.layers
-                report.entries = installed.root.entries
-                repair(context, installed, state.source or Source("", ""))
-                report.is_changed = bool(report.changes)
-                hooks.after(context)
-        finally:
+        with ExitStack() as stack:
+            remote = None
+            if metered is not None:
+                remote = stack.enter_context(Remote(metered, specs, state))
+            context = stack.enter_context(
+                Context(tree, state, remote, options, report, progress or Unwatched())
+            )
+            finish_interrupted(context)
+            installed = state.installed or installed
             if remote is not None:
-                remote.close()
+                remote.reopen(installed)
+            report.layers = report.before = installed.layers
+            report.entries = installed.root.entries
+            repair(context, installed, state.source or Source("", ""))
+            report.is_changed = bool(report.changes)
+            hooks.after(context)
         if metered is not None:
             report.requests, report.received = metered.traffic
     return report

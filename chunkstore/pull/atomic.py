@@ -85,21 +85,26 @@ def exchange_back(context: Context, target: Installed) -> None:
     """Put the tree kept beside this one into its place. Raises `HookFailed`, `Conflict`."""
     old = context.state.installed
     assert old is not None
-    report = context.report
-
-    def changes() -> Iterator[tuple[str, bytes]]:
-        for before, after in delta.diff(old.root, target.root, context.load):
-            entry = after or before
-            assert entry is not None
-            yield change_letter(before, after), entry.path
-
-    report.changes = list(changes())
-    report.changed = sum(letter != "D" for letter, _ in report.changes)
-    report.removed = len(report.changes) - report.changed
-    waiting = hooks.before(context, target)
     with Swap(context.directory) as swap:
         with NodeState(swap.previous_path) as state:
+            _note_changes(context, state, old, target)
+            waiting = hooks.before(context, target)
             state.owe(waiting, previous=old)
             if waiting is not None:
                 hooks.hand_over(context.state.changes, state.changes)
         swap.rollback()
+
+
+def _note_changes(context: Context, state: NodeState, old: Installed, target: Installed) -> None:
+    """What the exchange will change, by the manifests of both, in the states of both."""
+
+    def load(digest: bytes) -> bytes:
+        return context.state.node(digest) or state.node(digest) or context.load(digest)
+
+    report = context.report
+    for before, after in delta.diff(old.root, target.root, load):
+        entry = after or before
+        assert entry is not None
+        report.changes.append((change_letter(before, after), entry.path))
+    report.changed = sum(letter != "D" for letter, _ in report.changes)
+    report.removed = len(report.changes) - report.changed

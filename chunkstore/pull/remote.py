@@ -7,6 +7,7 @@ nodes come level by level, only those the node lacks, and are kept in its state.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from chunkstore.errors import NotFound
 from chunkstore.objects import manifest
@@ -42,13 +43,10 @@ class Remote:
     def __enter__(self) -> Remote:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop what is under way; the reader is the caller's."""
+    def __exit__(self, *failure: Any) -> None:
+        # It waits for what is under way unless this was interrupted.
         if self._chunks is not None:
-            self._chunks.close()
+            self._chunks.__exit__(*failure)
         if self._catalog is not None:
             self._catalog.close()
 

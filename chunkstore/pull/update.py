@@ -59,7 +59,10 @@ def _plan(context: Context, sides: list[Installed], target: Installed) -> Plan:
     seen -= planner.left
     entries = _to_survey(context, target, is_certain=is_certain)
     if entries is not None:
-        baseline = context.baseline if is_certain else None
+        # It vouches for what some version put there: not for half of two, and not for the one
+        # before a path was excluded.
+        is_good = is_certain and context.state.excludes == context.excludes.lines
+        baseline = context.baseline if is_good else None
         _survey_into(context, planner, entries, baseline, seen)
     return planner.done()
 
@@ -95,6 +98,7 @@ def _to_survey(context: Context, target: Installed, *, is_certain: bool) -> Iter
         entry
         for entry in entries
         if excluded.covers(entry.path, is_directory=entry.kind == DIRECTORY)
+        or (entry.link and excluded.covers(entry.link, is_directory=False))
     )
 
 

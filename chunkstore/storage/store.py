@@ -41,6 +41,8 @@ def create(root: str, *, compression: str = "auto", chunker: Parameters | None =
         folders = (layout.IMAGES, layout.VERSIONS, layout.PACKS, layout.LOCATE)
         # Whoever was killed at it before has left some of these, empty: the settings come last.
         known = {layout.LOCAL, *(name.rstrip("/") for name in folders)}
+        for name in filter(fsio.is_fresh_name, os.listdir(root)):
+            os.unlink(os.path.join(root, name))  # settings that had no name of their own yet
         is_begun = known.issuperset(os.listdir(root)) and not any(
             files for _, _, files in os.walk(root)
         )

@@ -182,7 +182,10 @@ class Planner:
         staying = {path for path in self._going if path not in gone}
         plan.removed = [path for path in plan.removed if path not in staying]
         plan.changes = [change for change in plan.changes if change[1] not in staying]
-        plan.saved += [path for path in self._replaced if self._holds_more(path, gone)]
+        for path in self._replaced:
+            if self._holds_more(path, gone):
+                self._require_nothing_excluded(path)
+                plan.saved.append(path)
         needed = {entry.path for entry in (*plan.made, *plan.directories)}
         plan.kept = [path for path in plan.kept if path not in needed]
 
@@ -190,6 +193,27 @@ class Planner:
         with fsio.opened(self._tree, path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
             names = map(os.fsencode, os.listdir(descriptor))
             return any(path + b"/" + name not in gone for name in names)
+
+    def _require_nothing_excluded(self, path: bytes) -> None:
+        """Raise `Conflict` when a directory that has to give way holds something excluded."""
+        waiting = [path] if self._excludes else []
+        while waiting:
+            folder = waiting.pop()
+            with fsio.opened(self._tree, folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+                inside = [
+                    (item.name, item.is_dir(follow_symlinks=False))
+                    for item in os.scandir(descriptor)
+                ]
+            for name, is_directory in inside:
+                place = folder + b"/" + os.fsencode(name)
+                if self._excludes.covers(place, is_directory=is_directory):
+                    raise Conflict(
+                        f"{printable(path)} has to make room for what the image has there, and "
+                        f"{printable(place)} in it is excluded: move that, or leave out "
+                        f"{printable(path)} as well"
+                    )
+                if is_directory:
+                    waiting.append(place)
 
     def _is_out_of_bounds(self, old: Entry | None, new: Entry | None) -> bool:
         for entry in (old, new):

@@ -61,10 +61,11 @@ class Survey:
         """The entries that differ, each with its letter."""
         for entry in self._entries:
             self._leave(entry.path)
-            if self._open:
-                self._open[-1][1].discard(entry.path.rpartition(b"/")[2])
             if self._is_passed_over(entry.path, is_directory=entry.kind == DIRECTORY):
-                continue
+                continue  # whether what stands there counts is for its own kind to say
+            above, _, name = entry.path.rpartition(b"/")
+            if self._open and self._open[-1][0] == above:
+                self._open[-1][1].discard(name)
             letter = "" if self._is_as_noted(entry) else drift(self._tree, entry, self._load)
             if not letter and entry.link and self._is_parted(entry):
                 letter = "m"

@@ -72,7 +72,8 @@ def test_every_declared_error_has_an_exit_code(run: Run, monkeypatch: pytest.Mon
     for kind in kinds[1:]:
         if kind.__module__ != errors.__name__:
             continue
-        fail_with(monkeypatch, kind("text"))
+        more = {"stage": "pre-apply", "hook": "name"} if kind is errors.HookFailed else {}
+        fail_with(monkeypatch, kind("text", **more))
         ended = run("images")
         assert 2 <= ended.code <= 7, kind
         assert "fault" not in ended.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from contextlib import ExitStack, closing
 
 from chunkstore.errors import NotFound
 from chunkstore.pull import remembered, rollback
@@ -18,8 +17,11 @@ def run(options: Namespace, output: Output) -> int:
     source = remembered(directory)
     if source is None:
         raise NotFound(f"nothing was pulled into {directory}", name=directory)
-    with ExitStack() as stack:
-        reader = stack.enter_context(closing(open_reader(source.remote)))
-        progress = stack.enter_context(output.progress(f"rollback {directory}"))
-        report = rollback(reader, directory, options=pull_options(options), progress=progress)
+    with output.progress(f"rollback {directory}") as progress:
+        report = rollback(
+            lambda: open_reader(source.remote),
+            directory,
+            options=pull_options(options),
+            progress=progress,
+        )
     return tell(report, options, output, source.remote)
