@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import struct
 import threading
 from collections.abc import Iterator

@@ -177,7 +177,8 @@ def test_a_user_who_moves_things_about(quick: Path) -> None:
                     (quick / f"tree/{number}/inner").mkdir(parents=True)
                     for inner in range(20):
                         (quick / f"tree/{number}/inner/{inner}").write_bytes(b"")
-            assert removed(quick / "tree")
+            with suppress(Conflict):  # it came back each time
+                assert removed(quick / "tree")
             if not (quick / "link").is_symlink():
                 trees.remove_tree(quick / "link")
                 with suppress(FileExistsError):  # it has just been put back
