@@ -79,7 +79,7 @@ def _make_aside(
 ) -> list[Made]:
     preparation = Preparation(
         *(context.tree, aside, points, context.mounts),
-        *(sources, context.report.shortfalls, context.progress),
+        *(sources, context.load, context.report.shortfalls, context.progress),
     )
     locator: Locator | None = context.remote.locator if context.remote is not None else None
     if locator is None:
@@ -121,6 +121,7 @@ def finish(
     )
     applier.run()
     context.report.saved = applier.saved.moved
+    context.report.kept += applier.kept
     # Before the state says that it is done: one that is left at a mount point would show.
     aside.remove()
     context.state.complete(target, source, excludes=step.excludes)

@@ -6,6 +6,10 @@ first; files whose metadata changed are dressed; directories get their metadata 
 that came before moved their times; inode flags come at the very end, since nothing can be done to
 an immutable file.
 
+Local users may own directories of the tree and change what is in them at any moment. What was
+opened is looked at before anything is done to it, and done through the descriptor: metadata and
+flags go to the files we put there and to no others.
+
 Promises: a path is its old self or its new self, never something in between. Content of the node's
 own is moved to `saved` before its place is taken, whatever the plan knew of it. Doing it all again
 after an interruption, wherever that was, gives the same result. A replaced set-user-id file that
@@ -30,13 +34,12 @@ from chunkstore.worktree.aside import LATE, OLD, Aside, link_standing
 from chunkstore.worktree.baseline import Witness, holds
 from chunkstore.worktree.journal import Journal, Made
 from chunkstore.worktree.plan import split
+from chunkstore.worktree.powers import disarm, has_powers, take_powers
 from chunkstore.worktree.restore import Shortfalls
 from chunkstore.worktree.saved import Saved
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)
-_POWERS = stat.S_ISUID | stat.S_ISGID
-_CAPABILITIES = b"security.capability"
 
 
 class Applier:
@@ -64,8 +67,11 @@ class Applier:
         self._folder_path: bytes | None = None
         self._folder_descriptor = -1
         self._devices: dict[int, bytes] = {}
+        self._placed: dict[bytes, int] = {}
         self._disarmed = 0
         self.saved = Saved(tree, journal.stamp)
+        self.kept: list[bytes] = []
+        """Files that were changed here since this was planned, and were left alone."""
 
     def run(self) -> None:
         """Change the tree, durably. Raises `OSError`, and then it can be run again."""
@@ -157,7 +163,8 @@ class Applier:
         if aside < 0:
             self._require_placed(entry, folder, name, status)
             return
-        if fsio.lstat(aside, waiting) is None:
+        ready = fsio.lstat(aside, waiting)
+        if ready is None:
             return  # in its place since before an interruption: nothing else takes it from there
         if status is not None and stat.S_ISDIR(status.st_mode):
             self._clear_directory(entry.path, folder, name)
@@ -169,6 +176,7 @@ class Applier:
             os.rename(waiting, name, src_dir_fd=aside, dst_dir_fd=folder)
 
         folder = self._folder(entry.path)
+        self._placed[entry.path] = ready.st_ino
         try:
             self._insist(folder, name, rename)
         except OSError as error:
@@ -194,7 +202,7 @@ class Applier:
             metadata.lift_flags(source, first)
         with suppress(FileNotFoundError):
             os.unlink(b"late", dir_fd=aside)
-        link_standing(self._tree, entry, aside, b"late")
+        link_standing(self._tree, entry, aside, b"late", self._witness.load)
         return b"late"
 
     def _carry(self, entry: Entry, aside: int, waiting: bytes, folder: int, name: bytes) -> None:
@@ -213,6 +221,7 @@ class Applier:
             restore.dress(descriptor, entry, self._shortfalls)
             # Before the rename: else a power cut may leave the name on an empty file.
             os.fsync(descriptor)
+            self._placed[entry.path] = os.fstat(descriptor).st_ino
         finally:
             os.close(descriptor)
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -318,7 +327,7 @@ class Applier:
     # one. The old inode is held by a link of our own, which an interruption does not lose.
 
     def _hold_powers(self, path: bytes, folder: int, name: bytes, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode) or not _has_powers(folder, name, status):
+        if not stat.S_ISREG(status.st_mode) or not has_powers(folder, name, status):
             return
         if self._stays_elsewhere(path, status):
             return
@@ -329,13 +338,13 @@ class Applier:
                 os.link(name, held, src_dir_fd=folder, dst_dir_fd=descriptor, follow_symlinks=False)
                 self._disarmed += 1
                 return
-        # It can't be linked to where we are: take the powers now, for a moment too early.
-        if status.st_nlink > 1:
-            descriptor = fsio.open_file(folder, name)
-            try:
-                _take_powers(descriptor)
-            finally:
-                os.close(descriptor)
+        # It can't be linked to where we are: take the powers now, for a moment too early. Who knows
+        # whether somebody links to it before it is gone.
+        descriptor = fsio.open_file(folder, name)
+        try:
+            take_powers(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _stays_elsewhere(self, path: bytes, status: os.stat_result) -> bool:
         """Whether the image itself goes on using the file, under the first path of its group.
@@ -356,23 +365,26 @@ class Applier:
     def _disarm(self) -> None:
         for descriptor in self._aside.there:
             for name in map(os.fsencode, os.listdir(descriptor)):
-                if not name.startswith(OLD):
-                    continue
-                held = fsio.open_file(descriptor, name)
-                try:
-                    if os.fstat(held).st_nlink > 1:
-                        _take_powers(held)
-                finally:
-                    os.close(held)
-                os.unlink(name, dir_fd=descriptor)
+                if name.startswith(OLD):
+                    disarm(descriptor, name)
 
     # Metadata
 
     def _dress_file(self, entry: Entry) -> None:
         try:
-            with self._opened(entry.path) as descriptor:
-                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            folder, name = self._folder(entry.path), split(entry.path)[1]
+            status = fsio.lstat(folder, name)
+            if status is None or not stat.S_ISREG(status.st_mode):
+                return
+            descriptor = fsio.open_file(folder, name)
+            try:
+                if self._witness.may_dress(entry.path, descriptor, entry):
                     self._dress(descriptor, entry)
+                    self._placed[entry.path] = os.fstat(descriptor).st_ino
+                else:
+                    self.kept.append(entry.path)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             # It was regular when this was planned; what took its place since is not the image's.
             if error.errno not in (*_NOT_THERE, errno.ENXIO):
@@ -418,7 +430,16 @@ class Applier:
         for entry, _, waiting in self._journal.made:
             if entry.flags and entry.kind == FILE and waiting:
                 with suppress(FileNotFoundError), self._opened(entry.path) as descriptor:
-                    restore.set_flags(descriptor, entry, self._shortfalls)
+                    if self._is_placed(entry, os.fstat(descriptor)) or (
+                        # In its place since before an interruption.
+                        entry.path not in self._placed
+                        and self._witness.may_dress(entry.path, descriptor, entry)
+                    ):
+                        restore.set_flags(descriptor, entry, self._shortfalls)
+
+    def _is_placed(self, entry: Entry, status: os.stat_result) -> bool:
+        """Whether it is the file that was put there, or given new metadata, in this run."""
+        return self._placed.get(entry.path) == status.st_ino
 
     def _note_baseline(self) -> None:
         """Remember how things stand now, to tell later what was changed here."""
@@ -429,7 +450,9 @@ class Applier:
         for entry in sorted((*made, *self._journal.dressed), key=lambda item: sort_key(item.path)):
             with suppress(OSError):
                 status = fsio.lstat(self._folder(entry.path), split(entry.path)[1])
-                if status is not None and _is_as_made(status, entry):
+                # What came to its place before an interruption will be compared by content.
+                is_placed = status is not None and self._is_placed(entry, status)
+                if status is not None and is_placed and _is_as_made(status, entry):
                     baseline.note(entry.path, status)
         baseline.flush()
 
@@ -441,22 +464,3 @@ def _is_as_made(status: os.stat_result, entry: Entry) -> bool:
         and status.st_size == entry.size
         and status.st_mtime_ns == entry.mtime
     )
-
-
-def _has_powers(folder: int, name: bytes, status: os.stat_result) -> bool:
-    if status.st_mode & _POWERS:
-        return True
-    if not status.st_mode & 0o111:
-        return False
-    try:
-        path = metadata.by_descriptor(folder, name)
-        os.getxattr(path, _CAPABILITIES, follow_symlinks=False)
-    except OSError:
-        return False
-    return True
-
-
-def _take_powers(descriptor: int) -> None:
-    os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_POWERS)
-    with suppress(OSError):
-        os.removexattr(descriptor, _CAPABILITIES)

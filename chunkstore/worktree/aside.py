@@ -17,16 +17,19 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from chunkstore import fsio
-from chunkstore.errors import Corrupt, LocalError
+from chunkstore.errors import Conflict, Corrupt, LocalError
 from chunkstore.fsio import Directory
 from chunkstore.objects.entry import Entry
+from chunkstore.objects.manifest import Load
 from chunkstore.objects.names import STATE_DIR, printable
 from chunkstore.progress import Progress
 from chunkstore.worktree import duplicate, patch, restore
+from chunkstore.worktree.baseline import holds
 from chunkstore.worktree.content import FileContents
 from chunkstore.worktree.journal import Made
 from chunkstore.worktree.mounts import Mounts
 from chunkstore.worktree.plan import split
+from chunkstore.worktree.powers import disarm
 from chunkstore.worktree.restore import Shortfalls
 from chunkstore.worktree.sources import TreeChunks
 
@@ -154,9 +157,13 @@ def _same_time(folder: int) -> Iterator[None]:
 
 
 def _empty(descriptor: int) -> None:
-    for name in os.listdir(descriptor):
+    for name in map(os.fsencode, os.listdir(descriptor)):
         try:
-            os.unlink(name, dir_fd=descriptor)
+            if name.startswith(OLD):
+                # Of an update that lost its journal: nobody else will come for it.
+                disarm(descriptor, name)
+            else:
+                os.unlink(name, dir_fd=descriptor)
         except IsADirectoryError:
             os.rmdir(name, dir_fd=descriptor)
 
@@ -171,10 +178,12 @@ class Preparation:
         points: Sequence[bytes],
         mounts: Mounts,
         sources: TreeChunks,
+        load: Load,
         shortfalls: Shortfalls,
         progress: Progress,
     ) -> None:
         self._tree = tree
+        self._load = load
         self._aside = aside
         self._sources = sources
         self._shares: dict[int, bool] = {}
@@ -244,7 +253,7 @@ class Preparation:
         waiting = self._names.get(entry.link)
         if waiting is None:
             try:
-                link_standing(self._tree, entry, folder, name)
+                link_standing(self._tree, entry, folder, name, self._load)
             except PermissionError:
                 # It is immutable: that is lifted when the tree may be touched.
                 return LATE
@@ -255,8 +264,11 @@ class Preparation:
         return name
 
 
-def link_standing(tree: Directory, entry: Entry, folder: int, name: bytes) -> None:
-    """Link `name` to the first path of the entry's group as it stands in the tree."""
+def link_standing(tree: Directory, entry: Entry, folder: int, name: bytes, load: Load) -> None:
+    """Link `name` to the first path of the entry's group as it stands in the tree.
+
+    Raises `Conflict` when that has become something else since it was looked at.
+    """
     above, first = split(entry.link)
     try:
         with fsio.opened(tree, above, os.O_PATH | os.O_DIRECTORY) as source:
@@ -265,6 +277,11 @@ def link_standing(tree: Directory, entry: Entry, folder: int, name: bytes) -> No
         where = printable(entry.path)
         raise Corrupt(f"{where}: the file it is linked to is missing", where=where) from error
     restore.check_link(folder, name, entry)
+    status = fsio.lstat(folder, name)
+    if status is None or not holds(folder, name, status, entry, load):
+        os.unlink(name, dir_fd=folder)
+        where = printable(entry.link)
+        raise Conflict(f"{where} was changed while the tree was looked at: pull again")
 
 
 def points_of(paths: Iterable[bytes], mounts: Mounts) -> list[bytes]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import struct
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,6 +26,8 @@ from chunkstore.objects.names import sort_key
 from chunkstore.worktree.compare import same_content
 
 _MARKS: Final = struct.Struct("<QQQQIII")
+_INODE: Final = 8
+"""So many bytes of the marks say which file it is."""
 _WORD: Final = 2**64 - 1
 """Some file systems hold times outside of what a signed number of 64 bits can say."""
 _SCHEMA_VERSION: Final = 1
@@ -89,18 +92,26 @@ class Baseline:
 
     def is_as_noted(self, path: bytes, status: os.stat_result) -> bool:
         """Whether the status is the one that was noted; nothing can have changed then."""
+        return self._row(path) == marks(status)
+
+    def is_same_file(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether it is the very file that was noted, whatever was done to it since."""
+        row = self._row(path)
+        return row is not None and row[:_INODE] == marks(status)[:_INODE]
+
+    def _row(self, path: bytes) -> bytes | None:
         if path in self._fresh:
-            return self._fresh[path] == marks(status)
+            return self._fresh[path]
         if self._database is None:
-            return False
+            return None
         try:
             row = self._database.execute(
                 "SELECT marks FROM mark WHERE key = ?", (sort_key(path),)
             ).fetchone()
         except sqlite3.DatabaseError:
             self._give_up()
-            return False
-        return row is not None and row[0] == marks(status)
+            return None
+        return None if row is None else row[0]
 
     def _flush_if_full(self) -> None:
         if len(self._fresh) >= _BATCH:
@@ -158,6 +169,28 @@ class Witness:
         return any(
             holds(folder, name, status, entry, self.load) for entry in (*more, *self.known(path))
         )
+
+    def may_dress(self, path: bytes, descriptor: int, entry: Entry) -> bool:
+        """Whether the open file is the image's, so that it may be given other metadata.
+
+        A file that came here since, and has another name somewhere, may be one that is none of
+        ours: whoever owns a directory can link to what lies outside of the tree.
+        """
+        status = os.fstat(descriptor)
+        if self.baseline.is_as_noted(path, status):
+            return True
+        if is_linked_from_elsewhere(self.baseline, path, status):
+            return False
+        return (
+            stat.S_ISREG(status.st_mode)
+            and status.st_size == entry.size
+            and same_content(descriptor, entry, self.load)
+        )
+
+
+def is_linked_from_elsewhere(baseline: Baseline, path: bytes, status: os.stat_result) -> bool:
+    """Whether a file has other names and is not the one that was put at `path`."""
+    return status.st_nlink > 1 and not baseline.is_same_file(path, status)
 
 
 def holds(folder: int, name: bytes, status: os.stat_result, entry: Entry, load: Load) -> bool:

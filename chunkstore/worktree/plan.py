@@ -27,7 +27,7 @@ from chunkstore.fsio import Directory
 from chunkstore.objects.delta import Difference
 from chunkstore.objects.entry import DIRECTORY, FILE, Entry, change_letter
 from chunkstore.objects.names import is_below, printable, sort_key
-from chunkstore.worktree.baseline import Witness, holds
+from chunkstore.worktree.baseline import Witness, holds, is_linked_from_elsewhere
 from chunkstore.worktree.content import has_content
 from chunkstore.worktree.mounts import Mounts
 from chunkstore.worktree.patterns import Patterns
@@ -145,7 +145,13 @@ class Planner:
         status = self._folder.lstat(entry.path)
         if entry.kind == DIRECTORY:
             self._directory(letter, entry, status)
-        elif letter == "m" and entry.kind == FILE and not entry.link:
+        elif (
+            letter == "m"
+            and entry.kind == FILE
+            and not entry.link
+            and status is not None
+            and not is_linked_from_elsewhere(self._witness.baseline, entry.path, status)
+        ):
             self._require_folder(entry.path)
             self._note("m", entry.path)
             self._plan.dressed.append(entry)
@@ -285,6 +291,9 @@ class Planner:
     def _dress(self, new: Entry, status: os.stat_result | None) -> None:
         if status is None or not stat.S_ISREG(status.st_mode):
             self._make("M", new, status)
+        elif is_linked_from_elsewhere(self._witness.baseline, new.path, status):
+            # Its other names may lie outside of the tree, where nothing is ours to change.
+            self._make("m", new, status)
         elif self._is_ours(new.path, status, new):
             self._note("m", new.path)
             self._plan.dressed.append(new)
