@@ -60,13 +60,7 @@ class Racer:
         arguments = [descriptor, USER, remake or "", *(name for pair in pairs for name in pair)]
         try:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    _SCRIPT,
-                    *map(str, (descriptor, USER, remake or "")),
-                    *names,
-                ],
+                [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
                 stdout=subprocess.PIPE,
                 pass_fds=[descriptor],
             )
