@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from typing import Final
+
 from chunkstore.errors import Corrupt
 from chunkstore.pull.change import finish
 from chunkstore.pull.context import Context
@@ -9,14 +12,16 @@ from chunkstore.worktree import journal
 from chunkstore.worktree.aside import Aside, leftovers
 from chunkstore.worktree.node import Source
 
+_NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
+
 
 def finish_interrupted(context: Context) -> bool:
     """Finish what a journal says is left to do. Returns whether there was anything.
 
     What an update had made aside that had not come to its journal is removed.
 
-    A change whose journal can't be read or whose files are gone stays pending, for a pull to
-    compare everything: nothing is lost by that but time.
+    A change whose journal can't be read, or whose files or directories are gone, stays pending, for
+    a pull to compare everything: nothing is lost by that but time.
     """
     state = context.state
     target, token = state.pending, state.token
@@ -30,6 +35,11 @@ def finish_interrupted(context: Context) -> bool:
         with Aside.again(context.tree, step.asides) as aside:
             finish(context, step, aside, target, state.pending_source or Source("", ""))
     except Corrupt:
+        return False
+    except OSError as error:
+        # Somebody has taken away, since it was planned, a directory that files were to be put into.
+        if error.errno not in _NOT_THERE:
+            raise
         return False
     report = context.report
     report.layers = target.layers
