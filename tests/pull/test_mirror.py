@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import stores, trees
 from support.live import Live, remove, rewrite_unseen
-from support.trees import Facts, needs, needs_root
+from support.trees import needs, needs_root
 
 pytestmark = needs("rsync")
 
-EXCLUDES = ["/etc/hosts", "*.log", "keep", "/data/*/deep", "+ /srv/x", "- /srv/*"]
+EXCLUDES = ["/etc/hosts", "*.log", "keep/", "/data/*/deep", "+ /srv/x", "- /srv/*"]
 
 
 def options(excludes: list[str]) -> list[str]:
@@ -26,16 +26,28 @@ def options(excludes: list[str]) -> list[str]:
 
 
 def rsync(source: Path, target: Path, excludes: list[str]) -> None:
-    """Make the target like the source, but for what is excluded and the node's own state."""
-    subprocess.run(
-        [
-            *("rsync", "-aHAX", "--delete", "--checksum", "--exclude=/.imgstore"),
-            *options(excludes),
-            *(f"{source}/", f"{target}/"),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    """Make the target like the source, but for what is excluded and the node's own state.
+
+    Three times: what it deletes moves times that it has set, and it trips over a group of links
+    whose first path was something else.
+    """
+    for number in range(3):
+        subprocess.run(
+            [
+                *(
+                    "rsync",
+                    "-aHAX",
+                    "--delete",
+                    "--checksum",
+                    "--modify-window=-1",
+                    "--exclude=/.imgstore",
+                ),
+                *options(excludes),
+                *(f"{source}/", f"{target}/"),
+            ],
+            check=number == 2,
+            capture_output=True,
+        )
 
 
 def build(tree: Path) -> None:
@@ -47,11 +59,12 @@ def build(tree: Path) -> None:
     ):
         (tree / name).write_bytes(trees.pseudo_random(name, 5000))
     os.link(tree / "etc/fstab", tree / "var/linked")
+    os.link(tree / "etc/hosts", tree / "var/linked hosts")
     os.symlink("etc", tree / "link")
     os.setxattr(tree / "top", "user.color", b"red")
 
 
-def drift(node: Path, chance: random.Random) -> None:  # noqa: PLR0912  one case a change
+def drift(node: Path, chance: random.Random) -> None:  # noqa: PLR0912
     """Any changes an administrator, or a virus, may have made."""
     paths = sorted(path for path in node.rglob("*") if ".imgstore" not in path.parts)
     for path in chance.sample(paths, len(paths) // 2):
@@ -110,21 +123,24 @@ def image_edits(tree: Path, chance: random.Random) -> None:
 def compare(live: Live, excludes: list[str], before: Path) -> None:
     """The node is what rsync makes of a copy of what it was.
 
-    Times of directories and symlinks aside, which rsync leaves as they come where it deletes
-    beside them; that they are the image's is for `test_without_excludes_it_is_the_image`.
+    But for the times of directories that only stand because something in them is excluded; and
+    rsync reaches an excluded file through a link to it, or leaves it linked.
     """
     source = live.place / "checkout"
     trees.remove_tree(source)
     stores.restore(live.store, "web", source)
     rsync(source, before, excludes)
-    assert trees.differences(untimed(before), untimed(live.node)) == []
-
-
-def untimed(tree: Path) -> dict[bytes, Facts]:
-    return {
-        path: replace(facts, mtime=0) if facts.form in ("directory", "symlink") else facts
-        for path, facts in trees.facts(tree).items()
-    }
+    known = {os.fsencode(path.relative_to(live.tree)) for path in live.tree.rglob("*")} | {b""}
+    found = []
+    for tree in (before, live.node):
+        seen = trees.facts(tree)
+        for path in seen.keys() - known:
+            seen[path] = dataclasses.replace(seen[path], mtime=0)
+        if excludes and seen.pop(b"etc/hosts", None) and b"var/linked hosts" in seen:
+            linked = seen[b"var/linked hosts"]
+            seen[b"var/linked hosts"] = dataclasses.replace(linked, group=b"")
+        found.append(seen)
+    assert trees.differences(*found) == []
 
 
 def copy(node: Path, to: Path) -> Path:
@@ -136,13 +152,13 @@ def copy(node: Path, to: Path) -> Path:
 @pytest.mark.parametrize("excluding", [False, True])
 @pytest.mark.parametrize("updating", [False, True])
 def test_mirror_is_what_rsync_makes(quick: Path, excluding: bool, updating: bool) -> None:
-    for seed in range(12):
+    for seed in range(8):
         mirrored(quick / str(seed), seed, excluding=excluding, updating=updating)
         trees.remove_tree(quick / str(seed))
 
 
 @pytest.mark.campaign
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 1 << 40), st.booleans(), st.booleans())
 def test_mirror_is_what_rsync_makes_for_long(seed: int, excluding: bool, updating: bool) -> None:
     import tempfile
@@ -170,8 +186,6 @@ def mirrored(place: Path, seed: int, *, excluding: bool, updating: bool) -> None
         return
     assert ended.code == 0, (seed, ended)
     compare(live, excludes, before)
-    if not excluding:
-        live.is_image()
 
 
 def test_again_touches_nothing(place: Path) -> None:
@@ -198,6 +212,25 @@ def test_again_touches_nothing(place: Path) -> None:
     assert "already" in ended.lines[-1]
     assert inodes() == before
     assert live.run("verify", live.node).code == 0
+
+
+def test_unknown_things_are_told_by_their_whole_path(place: Path) -> None:
+    """A name the image knows in a directory that is passed over says nothing of the one above."""
+    live = Live(place)
+    (live.tree / "a/deep/b").mkdir(parents=True)
+    (live.tree / "a/deep/f").write_bytes(b"theirs")
+    live.install()
+    (live.node / "a/f").write_bytes(b"unknown")
+    (live.node / "a/b").mkdir()
+    remove(live.node / "a/deep")
+    (live.node / "a/deep").write_bytes(b"no directory")
+    verified = live.run("verify", live.node, "--json", code=1).document
+    assert verified["unknown"] == ["a/b", "a/f"]
+    for exclude in (["--exclude", "deep"], []):
+        found = live.run("verify", live.node, "--json", *exclude, code=1).document
+        assert found["unknown"] == ["a/b", "a/f"]
+    live.pull("--mirror", "--exclude", "deep")
+    assert os.listdir(live.node / "a") == ["deep"]
 
 
 def test_what_was_changed_is_saved_and_what_is_unknown_goes(place: Path) -> None:
