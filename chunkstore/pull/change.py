@@ -10,7 +10,7 @@ from __future__ import annotations
 from chunkstore.errors import Corrupt, LocalError
 from chunkstore.objects import manifest
 from chunkstore.pull import hooks
-from chunkstore.pull.context import Context, require_room
+from chunkstore.pull.context import Context, require_room, require_writable
 from chunkstore.pull.local import fetch, find_locally, weigh
 from chunkstore.storage.chunks import ChunkReader, Locator, Nowhere
 from chunkstore.worktree import journal
@@ -55,6 +55,7 @@ def _prepare_and_apply(
     target: Installed,
     source: Source,
 ) -> None:
+    require_writable(context, plan.paths())
     require_room(context, plan.made)
     stage = context.state.stage()
     if missing:

@@ -113,6 +113,18 @@ def require_room(context: Context, entries: Iterable[Entry]) -> None:
         check_room(context.tree, point, size, counts[point])
 
 
+def require_writable(context: Context, paths: Iterable[bytes]) -> None:
+    """Raise `LocalError` when one of these paths lies on a file system mounted read-only."""
+    if not context.mounts.points:
+        return  # the tree's own holds the node's state, which was written to already
+    for point in sorted({context.mounts.of(path) for path in paths}):
+        with fsio.opened(context.tree, point, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+            is_read_only = os.fstatvfs(descriptor).f_flag & os.ST_RDONLY
+        if is_read_only:
+            place = os.fsdecode(context.tree.path) + (f"/{printable(point)}" if point else "")
+            raise LocalError(f"{place} is mounted read-only", errno=errno.EROFS)
+
+
 def check_room(tree: Directory, point: bytes, size: int, inodes: int) -> None:
     """Raise `LocalError` when the file system at a path has no room for so many bytes and files."""
     with fsio.opened(tree, point, os.O_RDONLY | os.O_DIRECTORY) as descriptor:

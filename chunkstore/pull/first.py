@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from chunkstore.objects import delta, manifest
 from chunkstore.objects.entry import Entry
 from chunkstore.pull import hooks
-from chunkstore.pull.context import Context, check_room, require_room
+from chunkstore.pull.context import Context, check_room, require_room, require_writable
 from chunkstore.pull.local import weigh
 from chunkstore.pull.remote import Remote
 from chunkstore.worktree.apply import Applier
@@ -50,6 +50,7 @@ class FirstInstallation:
         if context.options.dry_run:
             self._look()
             return
+        require_writable(context, (entry.path for entry in self._entries()))
         if not halves:  # else part of the room is taken by what is there already
             self._require_room(again)
         after = hooks.before(context, target, self._changes)

@@ -57,7 +57,8 @@ def _foreign(tree: Directory, mounts: Mounts) -> Iterator[bytes]:
         for name in names:
             path = folder + b"/" + name if folder else name
             if name == LOST_AND_FOUND or path == STATE_DIR or mounts.is_on_the_way(path):
-                if mounts.is_on_the_way(path) and path not in mounts.points:
+                is_looked_at = path in mounts.points or mounts.is_left_alone(path)
+                if mounts.is_on_the_way(path) and not is_looked_at:
                     waiting.append(path)
             else:
                 yield path
@@ -66,22 +67,24 @@ def _foreign(tree: Directory, mounts: Mounts) -> Iterator[bytes]:
 def wanted(entries: Iterable[Entry], excludes: Patterns, mounts: Mounts) -> Iterator[Entry]:
     """The entries that are to be installed: none that is excluded or on a mount not ours.
 
-    A hardlink group whose first path is left out, or on another file system, gets another first.
+    A hardlink group whose first path is left out, or on another file system, gets another first,
+    on each file system one of its own.
     """
-    leaders: dict[bytes, bytes] = {}
+    leaders: dict[tuple[bytes, bytes], bytes] = {}
     for entry in entries:
         if excludes.covers(
             entry.path, is_directory=entry.kind == DIRECTORY
         ) or mounts.is_left_alone(entry.path):
             continue
         if entry.link and (excludes or mounts):
-            leader = leaders.get(entry.link)
+            group = entry.link, mounts.of(entry.path)
+            leader = leaders.get(group)
             if leader is None:
                 can_lead = mounts.of(entry.link) == mounts.of(entry.path) and not (
                     excludes.covers(entry.link, is_directory=False)
                     or mounts.is_left_alone(entry.link)
                 )
-                leader = leaders[entry.link] = entry.link if can_lead else entry.path
+                leader = leaders[group] = entry.link if can_lead else entry.path
             entry = entry._replace(link=b"" if leader == entry.path else leader)  # noqa: PLW2901
         yield entry
 

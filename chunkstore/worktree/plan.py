@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -65,6 +65,13 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.made or self.directories or self.dressed or self.removed or self.swept)
 
+    def paths(self) -> Iterator[bytes]:
+        """Everything that is changed, the directories of what comes or goes aside."""
+        for entry in (*self.made, *self.directories, *self.dressed):
+            yield entry.path
+        yield from self.removed
+        yield from self.swept
+
     @property
     def size(self) -> int:
         """Bytes of the files that are made."""
@@ -111,7 +118,7 @@ class Planner:
         self._is_exact = is_exact
         self.left: set[bytes] = set()
         self._plan = Plan()
-        self._leaders: dict[bytes, bytes] = {}
+        self._leaders: dict[tuple[bytes, bytes], bytes] = {}
         self._made: set[bytes] = set()
         self._new_directories: set[bytes] = set()
         self._no_directories: set[bytes] = set()
@@ -305,6 +312,13 @@ class Planner:
         self._require_folder(new.path)
         self._note("A" if status is None else letter, new.path)
         if status is not None and stat.S_ISDIR(status.st_mode):
+            if self._mounts.is_on_the_way(new.path):
+                # Moved out of the way, it would take along what is mounted further inside.
+                where = printable(new.path)
+                raise Conflict(
+                    f"{where} is no directory in the image, and something is mounted on it or "
+                    f"inside: unmount that, or leave it out with --exclude /{where}"
+                )
             self._replaced.append(new.path)
         elif status is not None:
             self._save_unless_ours(new.path, status, new)
@@ -313,14 +327,18 @@ class Planner:
         self._plan.made.append(new)
 
     def _settled(self, entry: Entry) -> Entry:
-        """The entry with a leader that can be linked to: itself, if its group's can't be."""
+        """The entry with a leader that can be linked to: itself, if its group's can't be.
+
+        On each file system a group has one of its own.
+        """
         if not entry.link:
             return entry
-        leader = self._leaders.get(entry.link)
+        group = entry.link, self._mounts.of(entry.path)
+        leader = self._leaders.get(group)
         if leader is None:
             self._check_group(entry)
             leader = entry.link if self._can_lead(entry) else entry.path
-            self._leaders[entry.link] = leader
+            self._leaders[group] = leader
         return entry._replace(link=b"" if leader == entry.path else leader)
 
     def _check_group(self, entry: Entry) -> None:
@@ -336,6 +354,8 @@ class Planner:
     def _can_lead(self, entry: Entry) -> bool:
         """Whether the first path of the entry's group will hold what the entry holds."""
         if self._mounts.of(entry.link) != self._mounts.of(entry.path):
+            return False
+        if self._mounts.is_left_alone(entry.link):
             return False
         if entry.link in self._made:
             return True
