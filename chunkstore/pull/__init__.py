@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from chunkstore.errors import Conflict, NotFound, local_errors
 from chunkstore.fsio import Directory
@@ -165,7 +165,7 @@ def _after_swap(directory: str, options: PullOptions, report: PullReport) -> Non
 
 
 def rollback(
-    reader: Callable[[], Reader],
+    reader: Reader,
     directory: str,
     *,
     options: PullOptions | None = None,
@@ -174,8 +174,8 @@ def rollback(
     """Make `directory` the version it was before.
 
     When the last pull was atomic its old tree is put back, without the network; else it is done in
-    place, with what the remote has of that version, which `reader` opens. The remote and SPEC that
-    are remembered stay, so the next pull goes forward again. Raises `NotFound` when there was none
+    place, with what the remote has of that version. The remote and SPEC that are remembered stay,
+    so the next pull goes forward again. Raises `NotFound` when there was none
     before, or the remote has dropped it.
     """
     if not _has_state(directory):
@@ -201,14 +201,13 @@ def rollback(
             _after_swap(directory, options, report)
             return report
     specs = [Spec(layer.image, layer.version.hex(), 0) for layer in before.layers]
-    with closing(reader()) as opened:
-        return pull(
-            *(opened, specs, directory),
-            location=source.remote,
-            remember=source.spec,
-            options=options,
-            progress=progress,
-        )
+    return pull(
+        *(reader, specs, directory),
+        location=source.remote,
+        remember=source.spec,
+        options=options,
+        progress=progress,
+    )
 
 
 def recover(
@@ -272,6 +271,7 @@ def mend(
             )
             finish_interrupted(context)
             installed = state.installed or installed
+            context.exclude_again()
             if remote is not None:
                 remote.reopen(installed)
             report.layers = report.before = installed.layers

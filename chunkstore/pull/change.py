@@ -33,6 +33,11 @@ def carry_out(
     report.changed = len(plan.made) + len(plan.dressed) + len(plan.directories)
     report.removed = len(plan.removed) + len(plan.swept)
     report.kept = plan.kept
+    state = context.state
+    if not plan and target == state.installed and not state.halves:
+        if not context.options.dry_run:
+            state.note_source(source, excludes=context.left_out)
+        return
     context.progress.expect(files=len(plan.made), size=plan.size)
     sources = TreeChunks(context.tree)
     try:
@@ -102,7 +107,8 @@ def _journal(context: Context, plan: Plan, made: list[Made], aside: Aside) -> Jo
         removed=tuple(plan.removed),
         swept=tuple(plan.swept),
         touched=tuple(plan.touched(split(path)[0] for path in aside.paths)),
-        excludes=context.excludes.lines,
+        saved=tuple(plan.saved),
+        excludes=context.left_out,
     )
 
 
@@ -121,7 +127,7 @@ def finish(
         context.report.shortfalls,
     )
     applier.run()
-    context.report.saved = applier.saved.moved
+    context.report.saved += applier.saved.all_of(step.saved)
     context.report.kept += applier.kept
     # Before the state says that it is done: one that is left at a mount point would show.
     aside.remove()

@@ -28,6 +28,7 @@ class Context:
     """One run on one tree. A context manager; `remote` may be missing.
 
     `directory` is where the tree is for those who are told of it, if that is somewhere else.
+    `left_out` are the patterns of what the tree will lack in the end.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Context:
         self.progress = progress
         self.mounts = mounts_below(tree)
         self.excludes = Patterns([*options.excludes, *own_rules(tree)])
+        self.left_out = self.excludes.lines
         self.baseline = state.baseline()
         report.shortfalls = Shortfalls(strict=options.strict, devices=options.devices)
         report.left_alone = [(mount.path, mount.kind) for mount in self.mounts.left_alone]
@@ -59,6 +61,11 @@ class Context:
 
     def __exit__(self, *_: object) -> None:
         self.baseline.close()
+
+    def exclude_again(self) -> None:
+        """Exclude also what the pull left out that made the tree, which goes on lacking it."""
+        self.excludes = Patterns([*self.state.excludes, *self.excludes.lines])
+        self.left_out = self.state.excludes
 
     def load(self, digest: bytes) -> bytes:
         """A node of a manifest or chunk list, from the state, else from the remote."""

@@ -131,7 +131,7 @@ class FirstInstallation:
         )
         paths = [entry.path for entry in wanted(gone, context.excludes, context.mounts)]
         # Swept, not removed: half a file is like nothing the image had, and still not the node's.
-        step = Journal(b"", context.options.stamp, *((),) * 5, tuple(paths[::-1]), (), ())
+        step = Journal(b"", context.options.stamp, *((),) * 5, tuple(paths[::-1]), (), (), ())
         nothing = Aside(context.tree, (), [])
         applier = Applier(
             context.tree,

@@ -2,7 +2,9 @@
 
 A hook that runs before and fails stops the pull with the tree untouched. What has to run after is
 noted in the state together with the change, so that an interruption does not lose it; it is done
-only when all of it has succeeded, and until then every pull and `recover` tries again.
+only when all of it has succeeded, and until then every pull and `recover` tries again. When another
+change comes before that, the hooks are told of both: a kernel that no boot loader knows yet is not
+forgotten because the next version leaves it as it is.
 """
 
 from __future__ import annotations
@@ -27,17 +29,19 @@ def before(
     `changes` gives the paths that change, when the report has not got them. Raises `HookFailed`.
     """
     options = context.options
-    old = context.state.installed
-    after = After(
-        image=target.image,
-        old=old.version.hex() if old is not None else "",
-        new=target.version.hex(),
-        commands=options.post_apply,
-    )
-    if not (options.pre_apply or options.post_apply or hooks.are_there(context.tree)):
+    old, owed = context.state.installed, context.state.owed
+    before = old.version.hex() if old is not None else ""
+    commands = options.post_apply
+    if owed is not None:
+        before = owed.old
+        commands = (*(command for command in owed.commands if command not in commands), *commands)
+    after = After(image=target.image, old=before, new=target.version.hex(), commands=commands)
+    if not (options.pre_apply or commands or hooks.are_there(context.tree)):
         return None
     found = changes() if changes is not None else context.report.changes
-    hooks.write_changes(context.state.changes, found)
+    # What an installation changes is everything, also when it is the second try.
+    earlier = hooks.read_changes(context.state.changes) if owed is not None and old else {}
+    hooks.write_changes(context.state.changes, found, earlier)
     _run(context, hooks.PRE_APPLY, after, options.pre_apply)
     return after
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from chunkstore import fsio
-from chunkstore.errors import HookFailed, Untrusted, local_errors
+from chunkstore.errors import HookFailed, LocalError, Untrusted, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects.names import STATE_DIR, printable
 from chunkstore.worktree import child
@@ -74,10 +74,25 @@ def are_there(tree: Directory) -> bool:
     return True
 
 
-def write_changes(path: str, changes: Iterable[tuple[str, bytes]]) -> None:
+def read_changes(path: str) -> dict[str, str]:
+    """The letters by printable path that `write_changes` wrote; none without the file."""
+    try:
+        with local_errors("can't read the list of changes"), open(path, encoding="utf-8") as file:
+            lines = (line.rstrip("\n").partition("\t") for line in file)
+            return {changed: letter for letter, _, changed in lines}
+    except LocalError as error:
+        if error.errno == errno.ENOENT:
+            return {}
+        raise
+
+
+def write_changes(
+    path: str, changes: Iterable[tuple[str, bytes]], earlier: Mapping[str, str] | None = None
+) -> None:
     """Write what changes for hooks to read, durably: a letter as in `diff`, a tab, the path.
 
-    Paths are printable, so one is one line. Raises `LocalError`.
+    Paths are printable, so one is one line. `earlier` are changes no hook was told of yet, as
+    `read_changes` gives them. Raises `LocalError`.
     """
     temporary = os.path.join(os.path.dirname(path), fsio.fresh_name())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -85,13 +100,24 @@ def write_changes(path: str, changes: Iterable[tuple[str, bytes]]) -> None:
         descriptor = os.open(temporary, flags, 0o600)
         try:
             with open(descriptor, "wb") as file:
-                for letter, changed in changes:
-                    file.write(f"{letter}\t{printable(changed)}\n".encode())
+                for letter, changed in _united(changes, earlier or {}):
+                    file.write(f"{letter}\t{changed}\n".encode())
             fsio.move_durably(temporary, path)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
+
+
+def _united(
+    changes: Iterable[tuple[str, bytes]], earlier: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    shown = ((letter, printable(path)) for letter, path in changes)
+    if not earlier:
+        yield from shown
+        return
+    letters = {**earlier, **{path: letter for letter, path in shown}}
+    yield from ((letters[path], path) for path in sorted(letters))
 
 
 def run_hooks(

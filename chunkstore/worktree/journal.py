@@ -1,9 +1,9 @@
 """The journal: everything an update still has to do to the tree, written down before it begins.
 
     magic, format version; then one record
-    (token, stamp, asides, directories, made, dressed, removed, swept, touched, excludes), where
-    made is (entry, aside, name): which directory of `asides` the finished file waits in, and
-    under what name
+    (token, stamp, asides, directories, made, dressed, removed, swept, touched, saved, excludes),
+    where made is (entry, aside, name): which directory of `asides` the finished file waits in,
+    and under what name
 
 With the files that wait aside and the manifest nodes in the node's state it holds all that is
 needed to finish, so neither the network nor the old plan is. It is valid only for the change that
@@ -43,7 +43,8 @@ class Journal(NamedTuple):
     """One change of a tree. Paths and entries in path order, but `swept` and `touched`.
 
     `asides` are the directories in which files wait. `stamp` names the directory that things of
-    the node's own are saved to, `excludes` are the patterns the tree will be complete but for.
+    the node's own are saved to, `saved` is what was there to be saved when this was planned.
+    `excludes` are the patterns the tree will be complete but for.
     """
 
     token: bytes
@@ -55,6 +56,7 @@ class Journal(NamedTuple):
     removed: tuple[bytes, ...]
     swept: tuple[bytes, ...]
     touched: tuple[bytes, ...]
+    saved: tuple[bytes, ...]
     excludes: tuple[bytes, ...]
 
     @property
@@ -102,7 +104,8 @@ def _parse(value: Any, path: str) -> Journal:
     # It is this program's own, in a directory only we can write to, and its digest is right: this
     # tells one written by another version of the program, no more.
     try:
-        token, stamp, asides, directories, made, dressed, removed, swept, touched, excludes = value
+        token, stamp, asides, directories, made, dressed, *paths = value
+        removed, swept, touched, saved, excludes = paths
         return Journal(
             token,
             stamp,
@@ -113,6 +116,7 @@ def _parse(value: Any, path: str) -> Journal:
             removed,
             swept,
             touched,
+            saved,
             excludes,
         )
     except (TypeError, ValueError) as error:

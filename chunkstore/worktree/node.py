@@ -204,10 +204,20 @@ class NodeState:
     def after(self) -> After | None:
         """Hooks that have to run now that the tree is `installed`."""
         value = self._fact("after")
-        if not value:
-            return None
+        return self._as_after(value) if value else None
+
+    def _as_after(self, value: Any) -> After:
         image, old, new, commands = value
         return After(image, old, new, tuple(commands))
+
+    @property
+    def owed(self) -> After | None:
+        """Hooks that have to run after a change that is made, or that was begun and not finished.
+
+        None of them has seen the change yet, so what comes on top of it is one with it for them.
+        """
+        value = self._fact("after") or self._fact("pending after")
+        return self._as_after(value) if value else None
 
     @property
     def halves(self) -> list[Installed]:
@@ -305,9 +315,10 @@ class NodeState:
             facts["previous"] = before
         self._state(facts)
 
-    def note_source(self, source: Source) -> None:
-        """Remember another remote or SPEC for what is installed."""
-        self._state({"source": source})
+    def note_source(self, source: Source, *, excludes: tuple[bytes, ...] | None = None) -> None:
+        """Remember another remote or SPEC for what is installed, and other patterns, if given."""
+        facts: dict[str, object] = {"source": source}
+        self._state(facts if excludes is None else {**facts, "excludes": excludes})
 
     def owe(self, after: After | None, *, previous: Installed) -> None:
         """The tree is about to be put into the place of one that is `previous`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -28,6 +28,28 @@ class Saved:
         self._tree = tree
         self._stamp = stamp.encode()
         self.moved: list[tuple[bytes, bytes]] = []
+
+    def all_of(self, planned: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        """What was moved, and of what was planned what an interrupted run had moved before."""
+        known = {path for path, _ in self.moved}
+        earlier = ((path, self._place_of(path)) for path in planned if path not in known)
+        return [*((path, place) for path, place in earlier if place is not None), *self.moved]
+
+    def _place_of(self, path: bytes) -> bytes | None:
+        above, _, name = path.rpartition(b"/")
+        beside = b".imgstore-saved-" + self._stamp + b"-" + name
+        for place in (
+            b"/".join((ROOT, self._stamp, path)),
+            above + b"/" + beside if above else beside,
+        ):
+            folder, _, last = place.rpartition(b"/")
+            with (
+                suppress(OSError),
+                fsio.opened(self._tree, folder, os.O_PATH | os.O_DIRECTORY) as descriptor,
+            ):
+                if fsio.lstat(descriptor, last) is not None:
+                    return place
+        return None
 
     def take(
         self, path: bytes, folder: int, name: bytes, insist: Callable[[Callable[[], None]], None]

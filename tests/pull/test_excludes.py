@@ -41,8 +41,8 @@ WAYS = ["--exclude", "--exclude-from", "on the node"]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_first_pull_update_verify_and_back(place: Path, way: str) -> None:
-    live = Live(place)
+def test_first_pull_update_verify_and_back(quick: Path, way: str) -> None:
+    live = Live(quick)
     build(live.tree)
     live.commit()
     options = ways(live, way, RULES)
@@ -88,8 +88,8 @@ def test_first_pull_update_verify_and_back(place: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_newly_excluded_paths_stay_as_they_are(place: Path, way: str) -> None:
-    live = Live(place)
+def test_newly_excluded_paths_stay_as_they_are(quick: Path, way: str) -> None:
+    live = Live(quick)
     build(live.tree)
     live.install()
     before = trees.facts(live.node)
@@ -113,10 +113,10 @@ def test_newly_excluded_paths_stay_as_they_are(place: Path, way: str) -> None:
 
 
 def test_what_an_old_version_put_there_is_brought_up_to_date_when_it_is_no_longer_excluded(
-    place: Path,
+    quick: Path,
 ) -> None:
     """Untouched since the pull before it was excluded, and the image has gone on."""
-    live = Live(place)
+    live = Live(quick)
     build(live.tree)
     live.install()
     (live.tree / "etc/hosts").write_bytes(b"new")
@@ -129,8 +129,8 @@ def test_what_an_old_version_put_there_is_brought_up_to_date_when_it_is_no_longe
 
 
 @pytest.mark.parametrize("more", [[], ["--mirror"]])
-def test_no_longer_excluded_and_changed_at_once(place: Path, more: list[str]) -> None:
-    live = Live(place)
+def test_no_longer_excluded_and_changed_at_once(quick: Path, more: list[str]) -> None:
+    live = Live(quick)
     build(live.tree)
     live.commit()
     live.pull("--exclude", "/etc/hosts", "--exclude", "home")
@@ -145,8 +145,8 @@ def test_no_longer_excluded_and_changed_at_once(place: Path, more: list[str]) ->
 
 @pytest.mark.parametrize("excluded", ["a", "b", "c"])
 @pytest.mark.parametrize("first", [True, False])
-def test_groups_of_links_with_an_excluded_member(place: Path, excluded: str, first: bool) -> None:
-    live = Live(place)
+def test_groups_of_links_with_an_excluded_member(quick: Path, excluded: str, first: bool) -> None:
+    live = Live(quick)
     (live.tree / "other").write_bytes(b"other")
     (live.tree / "a").write_bytes(b"linked")
     if not first:
@@ -181,10 +181,10 @@ def test_groups_of_links_with_an_excluded_member(place: Path, excluded: str, fir
 @pytest.mark.parametrize("kind", ["file", "symlink"])
 @pytest.mark.parametrize("below", ["d/own", "d/deep/own"])
 def test_a_directory_with_something_excluded_gives_way_to_nothing(
-    place: Path, kind: str, below: str
+    quick: Path, kind: str, below: str
 ) -> None:
     """Moving it to `saved` would be touching what is excluded."""
-    live = Live(place)
+    live = Live(quick)
     (live.tree / "d/deep").mkdir(parents=True)
     (live.tree / "d/deep/f").write_bytes(b"f")
     live.install()
@@ -207,8 +207,8 @@ def test_a_directory_with_something_excluded_gives_way_to_nothing(
     assert live.saved()[below] == b"own"
 
 
-def test_a_removed_directory_stays_for_what_is_excluded_in_it(place: Path) -> None:
-    live = Live(place)
+def test_a_removed_directory_stays_for_what_is_excluded_in_it(quick: Path) -> None:
+    live = Live(quick)
     (live.tree / "d/deep").mkdir(parents=True)
     (live.tree / "d/deep/f").write_bytes(b"f")
     (live.tree / "d/own").write_bytes(b"the image's, once")
@@ -223,8 +223,8 @@ def test_a_removed_directory_stays_for_what_is_excluded_in_it(place: Path) -> No
     assert set(dry.changes) == {"m\t.", "D\td/deep", "D\td/deep/f"}
 
 
-def test_a_rule_that_can_match_nothing_is_refused_before_anything_is_done(place: Path) -> None:
-    live = Live(place)
+def test_a_rule_that_can_match_nothing_is_refused_before_anything_is_done(quick: Path) -> None:
+    live = Live(quick)
     build(live.tree)
     live.install()
     before = trees.facts(live.node)

@@ -140,8 +140,8 @@ BASELINES = ("kept", "lost", "damaged", "garbage")
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
-def test_every_change_here_against_every_change_of_the_image(place: Path, baseline: str) -> None:
-    live = Live(place)
+def test_every_change_here_against_every_change_of_the_image(quick: Path, baseline: str) -> None:
+    live = Live(quick)
     cases = list(itertools.product(HERE, IMAGE))
     for here, image in cases:
         folder = live.tree / f"{here} here, {image} there"
@@ -180,8 +180,8 @@ def test_every_change_here_against_every_change_of_the_image(place: Path, baseli
         assert dry[key] == report[key]
 
 
-def test_all_of_it_is_named_in_text(place: Path) -> None:
-    live = Live(place)
+def test_all_of_it_is_named_in_text(quick: Path) -> None:
+    live = Live(quick)
     put(live.tree / "kept", OLD)
     put(live.tree / "saved\nfile", OLD)
     live.install()
@@ -298,8 +298,8 @@ def folder_expected(here: str, image: str) -> tuple[str, str | None]:
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
-def test_directories_here_against_those_of_the_image(place: Path, baseline: str) -> None:
-    live = Live(place)
+def test_directories_here_against_those_of_the_image(quick: Path, baseline: str) -> None:
+    live = Live(quick)
     # A directory in whose place there is a symlink, and the image changes something below, is
     # refused: a test of its own.
     cases = [
@@ -336,54 +336,54 @@ def test_directories_here_against_those_of_the_image(place: Path, baseline: str)
 
 @pytest.mark.parametrize("how", ["own metadata", "below alone"])
 def test_a_directory_moved_elsewhere_is_refused_if_the_image_changes_it(
-    place: Path, how: str
+    quick: Path, how: str
 ) -> None:
     """/var/www is on another disk here, and a symlink leads there: nothing is written there."""
-    live = Live(place)
+    live = Live(quick)
     folder_of(live.tree / "www")
     put(live.tree / "other", OLD)
     live.install()
-    (live.node / "www").rename(place / "disk")
-    os.symlink(place / "disk", live.node / "www")
+    (live.node / "www").rename(quick / "disk")
+    os.symlink(quick / "disk", live.node / "www")
     put(live.tree / "other", NEW)
     put(live.tree / "www/sub/deep", NEW)
     if how == "own metadata":
         put(live.tree / "www/new", NEW)
     live.commit()
-    before = trees.facts(live.node, skip=()), trees.facts(place / "disk")
+    before = trees.facts(live.node, skip=()), trees.facts(quick / "disk")
     for dry in (["--dry-run"], []):
         ended = live.pull(*dry, code=7)
         assert ended.err == (
             "imgstore: www is a symbolic link here and a directory in the image: "
             "put the directory back, or leave it out with --exclude /www\n"
         )
-    after = trees.facts(live.node), trees.facts(place / "disk")
+    after = trees.facts(live.node), trees.facts(quick / "disk")
     assert after == ({k: v for k, v in before[0].items() if k in after[0]}, before[1])
     live.pull("--exclude", "/www")
-    assert look(live.node / "www") == f"link to {place / 'disk'}"
+    assert look(live.node / "www") == f"link to {quick / 'disk'}"
     assert (live.node / "other").read_bytes() == NEW
-    assert trees.facts(place / "disk") == before[1]
+    assert trees.facts(quick / "disk") == before[1]
 
 
-def test_what_lies_below_a_moved_directory_may_go_from_the_image(place: Path) -> None:
-    live = Live(place)
+def test_what_lies_below_a_moved_directory_may_go_from_the_image(quick: Path) -> None:
+    live = Live(quick)
     folder_of(live.tree / "www")
     live.install()
-    (live.node / "www").rename(place / "disk")
-    os.symlink(place / "disk", live.node / "www")
-    before = trees.facts(place / "disk")
+    (live.node / "www").rename(quick / "disk")
+    os.symlink(quick / "disk", live.node / "www")
+    before = trees.facts(quick / "disk")
     remove(live.tree / "www/sub")
     live.commit()
     live.pull()
-    assert trees.facts(place / "disk") == before
-    assert look(live.node / "www") == f"link to {place / 'disk'}"
+    assert trees.facts(quick / "disk") == before
+    assert look(live.node / "www") == f"link to {quick / 'disk'}"
 
 
-def test_saved_twice_under_one_stamp_is_there_twice(place: Path) -> None:
+def test_saved_twice_under_one_stamp_is_there_twice(quick: Path) -> None:
     """Within a second two pulls save the same path: neither is lost."""
     from support import stores
 
-    live = Live(place)
+    live = Live(quick)
     put(live.tree / "f", OLD)
     live.install()
     remote = stores.in_memory(live.store)
@@ -396,8 +396,8 @@ def test_saved_twice_under_one_stamp_is_there_twice(place: Path) -> None:
     assert sorted(live.saved().values()) == [b"own 0", b"own 1", b"own 2"]
 
 
-def test_a_new_file_that_somebody_made_here_already(place: Path) -> None:
-    live = Live(place)
+def test_a_new_file_that_somebody_made_here_already(quick: Path) -> None:
+    live = Live(quick)
     put(live.tree / "old", OLD)
     live.install()
     put(live.node / "same", NEW, mode=0o600)

@@ -214,9 +214,9 @@ def test_again_touches_nothing(place: Path) -> None:
     assert live.run("verify", live.node).code == 0
 
 
-def test_unknown_things_are_told_by_their_whole_path(place: Path) -> None:
+def test_unknown_things_are_told_by_their_whole_path(quick: Path) -> None:
     """A name the image knows in a directory that is passed over says nothing of the one above."""
-    live = Live(place)
+    live = Live(quick)
     (live.tree / "a/deep/b").mkdir(parents=True)
     (live.tree / "a/deep/f").write_bytes(b"theirs")
     live.install()
@@ -233,8 +233,8 @@ def test_unknown_things_are_told_by_their_whole_path(place: Path) -> None:
     assert os.listdir(live.node / "a") == ["deep"]
 
 
-def test_what_was_changed_is_saved_and_what_is_unknown_goes(place: Path) -> None:
-    live = Live(place)
+def test_what_was_changed_is_saved_and_what_is_unknown_goes(quick: Path) -> None:
+    live = Live(quick)
     build(live.tree)
     live.install()
     (live.node / "top").write_bytes(b"own")
@@ -256,9 +256,9 @@ def test_what_was_changed_is_saved_and_what_is_unknown_goes(place: Path) -> None
     assert not (live.node / "unknown").exists()
 
 
-def test_whatever_the_image_leaves_alone_without_mirror_is_mended_with_it(place: Path) -> None:
+def test_whatever_the_image_leaves_alone_without_mirror_is_mended_with_it(quick: Path) -> None:
     """The image changes only metadata, or takes away what is something else here."""
-    live = Live(place)
+    live = Live(quick)
     build(live.tree)
     (live.tree / "gone").write_bytes(b"gone")
     live.install()
@@ -274,19 +274,19 @@ def test_whatever_the_image_leaves_alone_without_mirror_is_mended_with_it(place:
     remove(live.node / "data/two")
     remove(live.node / "srv")
     os.symlink("elsewhere", live.node / "srv")
-    (live.node / "data/one").rename(place / "disk")
-    os.symlink(place / "disk", live.node / "data/one")
+    (live.node / "data/one").rename(quick / "disk")
+    os.symlink(quick / "disk", live.node / "data/one")
     live.commit()
     report = live.pull("--mirror", "--json").document
     live.is_image()
     assert report["kept"] == []
     assert {item["path"] for item in report["saved"]} == {"top", "srv", "data/one"}
-    assert (place / "disk/f").exists()
+    assert (quick / "disk/f").exists()
 
 
 @needs_root
-def test_mounts_are_not_swept(place: Path) -> None:
-    live = Live(place)
+def test_mounts_are_not_swept(quick: Path) -> None:
+    live = Live(quick)
     build(live.tree)
     live.install()
     (live.node / "unknown/mounted").mkdir(parents=True)
@@ -301,8 +301,8 @@ def test_mounts_are_not_swept(place: Path) -> None:
     live.is_image()
 
 
-def test_a_group_of_links_that_was_parted_here_is_joined_again(place: Path) -> None:
-    live = Live(place)
+def test_a_group_of_links_that_was_parted_here_is_joined_again(quick: Path) -> None:
+    live = Live(quick)
     build(live.tree)
     live.install()
     shutil.copy2(live.node / "var/linked", live.node / "copy")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from contextlib import ExitStack, closing
 
 from chunkstore.errors import NotFound
 from chunkstore.pull import remembered, rollback
 from chunkstore.storage.backends import open_reader
+from chunkstore.storage.backends.late import LateReader
 from imgstore.commands.pull import pull_options, tell
 from imgstore.output import Output
 
@@ -17,11 +19,9 @@ def run(options: Namespace, output: Output) -> int:
     source = remembered(directory)
     if source is None:
         raise NotFound(f"nothing was pulled into {directory}", name=directory)
-    with output.progress(f"rollback {directory}") as progress:
-        report = rollback(
-            lambda: open_reader(source.remote),
-            directory,
-            options=pull_options(options),
-            progress=progress,
-        )
+    with ExitStack() as stack:
+        # The tree of before may be here still: then it does not matter if the remote is not.
+        reader = stack.enter_context(closing(LateReader(lambda: open_reader(source.remote))))
+        progress = stack.enter_context(output.progress(f"rollback {directory}"))
+        report = rollback(reader, directory, options=pull_options(options), progress=progress)
     return tell(report, options, output, source.remote)

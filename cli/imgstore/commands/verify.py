@@ -33,12 +33,15 @@ def _repair_tree(options: Namespace, output: Output) -> int:
 
     from chunkstore.pull import mend, remembered
     from chunkstore.storage.backends import open_reader
+    from chunkstore.storage.backends.late import LateReader
     from imgstore.commands.pull import pull_options, tell
 
     source = remembered(options.directory)
     location = source.remote if source is not None else ""
     with ExitStack() as stack:
-        reader = stack.enter_context(closing(open_reader(location))) if location else None
+        # What is needed may be on the node: then it does not matter if the remote is not there.
+        late = LateReader(lambda: open_reader(location))
+        reader = stack.enter_context(closing(late)) if location else None
         progress = stack.enter_context(output.progress(f"repair {options.directory}"))
         report = mend(reader, options.directory, options=pull_options(options), progress=progress)
     return tell(report, options, output, location)
