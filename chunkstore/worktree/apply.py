@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -32,6 +33,7 @@ from chunkstore.objects.names import is_below, printable, sort_key
 from chunkstore.worktree import metadata, restore
 from chunkstore.worktree.aside import LATE, OLD, Aside, link_standing
 from chunkstore.worktree.baseline import Witness, holds
+from chunkstore.worktree.compare import same_content
 from chunkstore.worktree.journal import Journal, Made
 from chunkstore.worktree.plan import split
 from chunkstore.worktree.powers import disarm, has_powers, take_powers
@@ -68,6 +70,8 @@ class Applier:
         self._folder_descriptor = -1
         self._devices: dict[int, bytes] = {}
         self._placed: dict[bytes, int] = {}
+        self._group_sizes = Counter(made.entry.link or made.entry.path for made in journal.made)
+        self._group_sizes.update({made.entry.link for made in journal.made if made.name == LATE})
         self._disarmed = 0
         self.saved = Saved(tree, journal.stamp)
         self.kept: list[bytes] = []
@@ -431,11 +435,22 @@ class Applier:
             if entry.flags and entry.kind == FILE and waiting:
                 with suppress(FileNotFoundError), self._opened(entry.path) as descriptor:
                     if self._is_placed(entry, os.fstat(descriptor)) or (
-                        # In its place since before an interruption.
-                        entry.path not in self._placed
-                        and self._witness.may_dress(entry.path, descriptor, entry)
+                        entry.path not in self._placed and self._was_placed(entry, descriptor)
                     ):
                         restore.set_flags(descriptor, entry, self._shortfalls)
+
+    def _was_placed(self, entry: Entry, descriptor: int) -> bool:
+        """Whether an open file is, for all one sees, in its place since before an interruption.
+
+        It has no more names than its group, so that none of them lies elsewhere.
+        """
+        status = os.fstat(descriptor)
+        return (
+            stat.S_ISREG(status.st_mode)
+            and status.st_size == entry.size
+            and status.st_nlink <= self._group_sizes[entry.link or entry.path]
+            and same_content(descriptor, entry, self._witness.load)
+        )
 
     def _is_placed(self, entry: Entry, status: os.stat_result) -> bool:
         """Whether it is the file that was put there, or given new metadata, in this run."""

@@ -179,7 +179,7 @@ class Witness:
         status = os.fstat(descriptor)
         if self.baseline.is_as_noted(path, status):
             return True
-        if is_linked_from_elsewhere(self.baseline, path, status):
+        if is_linked_from_elsewhere(self.baseline, entry, status):
             return False
         return (
             stat.S_ISREG(status.st_mode)
@@ -188,9 +188,11 @@ class Witness:
         )
 
 
-def is_linked_from_elsewhere(baseline: Baseline, path: bytes, status: os.stat_result) -> bool:
-    """Whether a file has other names and is not the one that was put at `path`."""
-    return status.st_nlink > 1 and not baseline.is_same_file(path, status)
+def is_linked_from_elsewhere(baseline: Baseline, entry: Entry, status: os.stat_result) -> bool:
+    """Whether a file has other names and is not the one that was put there, or its group's."""
+    if status.st_nlink == 1 or baseline.is_same_file(entry.path, status):
+        return False
+    return not (entry.link and baseline.is_same_file(entry.link, status))
 
 
 def holds(folder: int, name: bytes, status: os.stat_result, entry: Entry, load: Load) -> bool:

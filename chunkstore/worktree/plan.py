@@ -157,7 +157,7 @@ class Planner:
             and entry.kind == FILE
             and not entry.link
             and status is not None
-            and not is_linked_from_elsewhere(self._witness.baseline, entry.path, status)
+            and not is_linked_from_elsewhere(self._witness.baseline, entry, status)
         ):
             self._require_folder(entry.path)
             self._note("m", entry.path)
@@ -298,8 +298,11 @@ class Planner:
     def _dress(self, new: Entry, status: os.stat_result | None) -> None:
         if status is None or not stat.S_ISREG(status.st_mode):
             self._make("M", new, status)
-        elif is_linked_from_elsewhere(self._witness.baseline, new.path, status):
-            # Its other names may lie outside of the tree, where nothing is ours to change.
+        elif new.link in self._made or is_linked_from_elsewhere(
+            self._witness.baseline, new, status
+        ):
+            # Its other names may lie outside of the tree, where nothing is ours to change. And what
+            # a group's first path is made anew for holds for all of them.
             self._make("m", new, status)
         elif self._is_ours(new.path, status, new):
             self._note("m", new.path)
