@@ -11,6 +11,7 @@ from chunkstore.pull.context import Context
 from chunkstore.worktree import journal
 from chunkstore.worktree.aside import Aside, leftovers
 from chunkstore.worktree.node import Source
+from chunkstore.worktree.preload import everything
 
 _NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 
@@ -32,6 +33,8 @@ def finish_interrupted(context: Context) -> bool:
         step = journal.read(state.journal, token)
         if step is None:
             return False
+        # What was interrupted may have replaced half of this program and its libraries already.
+        everything()
         with Aside.again(context.tree, step.asides) as aside:
             finish(context, step, aside, target, state.pending_source or Source("", ""))
     except Corrupt:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 from chunkstore import fsio
 from chunkstore.errors import Conflict, Corrupt, local_errors
@@ -167,6 +168,7 @@ class Installer:
             root = os.dup(self._tree.descriptor)
             self._enter(entry, root)
             restore.undress(root, entry, self._shortfalls)
+            _close_to_others(root)
             self._note_flags(entry)
             return
         above, name = split(entry.path)
@@ -218,6 +220,7 @@ class Installer:
         self._enter(entry, descriptor)
         if not is_new:
             restore.undress(descriptor, entry, self._shortfalls)
+            _close_to_others(descriptor)
 
     def _file(self, entry: Entry, folder: int, name: bytes, contents: FileContents | None) -> None:
         if contents is not None:
@@ -252,6 +255,17 @@ class Installer:
             self._note(entry._replace(path=entry.link), source, first)
         finally:
             os.close(source)
+
+
+def _close_to_others(descriptor: int) -> None:
+    """Keep others out of a directory that was there, until it is complete, as they are of new ones.
+
+    Else its owner could exchange what is just being made in it.
+    """
+    with suppress(OSError):
+        os.fchown(descriptor, os.geteuid(), os.getegid())
+    with suppress(OSError):
+        os.fchmod(descriptor, 0o700)
 
 
 def _clear(folder: int, name: bytes, entry: Entry) -> None:
