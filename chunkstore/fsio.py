@@ -13,6 +13,7 @@ import fcntl
 import os
 import platform
 import re
+import stat
 import struct
 import threading
 from collections.abc import Iterator
@@ -216,10 +217,20 @@ class Directory:
 def open_file(folder: int, name: bytes) -> int:
     """Open what should be a file for reading, by its name in an open directory. Raises `OSError`.
 
-    Neither a link nor a fifo that stands there instead can lead or hold us up.
+    Neither a link nor a fifo that stands there instead can lead or hold us up. The owner of a file
+    can, by a lease, as long as the kernel lets him (`/proc/sys/fs/lease-break-time`).
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return os.open(name, flags, dir_fd=folder)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags | os.O_NONBLOCK, dir_fd=folder)
+    except BlockingIOError:
+        held = os.open(name, flags | os.O_PATH, dir_fd=folder)
+    try:
+        if not stat.S_ISREG(os.fstat(held).st_mode):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), name)
+        return os.open(b"/proc/self/fd/%d" % held, os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(held)
 
 
 def lstat(folder: int, name: bytes) -> os.stat_result | None:

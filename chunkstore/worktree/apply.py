@@ -136,9 +136,12 @@ class Applier:
         self._folder_path, self._folder_descriptor = None, -1
 
     @contextmanager
-    def _opened(self, path: bytes) -> Iterator[int]:
-        with fsio.opened(self._tree, path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+    def _opened_file(self, path: bytes) -> Iterator[int]:
+        descriptor = fsio.open_file(self._folder(path), split(path)[1])
+        try:
             yield descriptor
+        finally:
+            os.close(descriptor)
 
     # Placing
 
@@ -380,15 +383,12 @@ class Applier:
             status = fsio.lstat(folder, name)
             if status is None or not stat.S_ISREG(status.st_mode):
                 return
-            descriptor = fsio.open_file(folder, name)
-            try:
+            with self._opened_file(entry.path) as descriptor:
                 if self._witness.may_dress(entry.path, descriptor, entry):
                     self._dress(descriptor, entry)
                     self._placed[entry.path] = os.fstat(descriptor).st_ino
                 else:
                     self.kept.append(entry.path)
-            finally:
-                os.close(descriptor)
         except OSError as error:
             # It was regular when this was planned; what took its place since is not the image's.
             if error.errno not in (*_NOT_THERE, errno.ENXIO):
@@ -433,7 +433,7 @@ class Applier:
     def _set_flags(self) -> None:
         for entry, _, waiting in self._journal.made:
             if entry.flags and entry.kind == FILE and waiting:
-                with suppress(FileNotFoundError), self._opened(entry.path) as descriptor:
+                with suppress(FileNotFoundError), self._opened_file(entry.path) as descriptor:
                     if self._is_placed(entry, os.fstat(descriptor)) or (
                         entry.path not in self._placed and self._was_placed(entry, descriptor)
                     ):

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from support import fuse, trees
+from support.canary import Canary
 from support.forge import Forge
 from support.stores import bring
 
 from chunkstore.errors import Conflict, LocalError
 from chunkstore.objects.entry import Entry
 from chunkstore.pull import recover
+from chunkstore.worktree.preload import everything
 
 pytestmark = trees.needs_root
 
@@ -373,3 +375,50 @@ def test_somebody_has_made_our_directory_at_a_mount_point(
         node.pull()
     assert trees.facts(node.path) == before
     assert os.listdir(place / "elsewhere") == []
+
+
+def test_what_is_saved_on_another_file_system_goes_through_no_link(
+    place: Path, node: Node, mount: Mount, canary: Canary
+) -> None:
+    """It stays beside its old place, under a name that somebody could know beforehand."""
+    file, folder = node.forge.file, node.forge.directory
+    (node.path / "m").mkdir(parents=True)
+    disk(mount, node.path / "m", "tmpfs", place)
+    node.publish(folder(b""), folder(b"m"), file(b"m/d", b"one"), file(b"m/f", b"one"))
+    node.pull()
+    for name in ("f", "d"):
+        (node.path / "m" / name).write_bytes(b"mine")
+        planted = node.path / f"m/.imgstore-saved-now-{name}"
+        os.symlink(canary.path / ("file" if name == "f" else "private"), planted)
+    node.publish(folder(b""), folder(b"m"), file(b"m/d", b"two"), file(b"m/f", b"two"))
+    report = node.pull(stamp="now")
+    assert {path for path, _ in report.saved} == {b"m/d", b"m/f"}
+    for _, where in report.saved:
+        assert (node.path / os.fsdecode(where)).read_bytes() == b"mine"
+        assert not (node.path / os.fsdecode(where)).is_symlink()
+
+
+def test_a_mount_that_comes_late_and_the_links_that_wait_in_it(
+    place: Path, node: Node, mount: Mount, canary: Canary
+) -> None:
+    """Files are copied across then, under names that somebody could know beforehand."""
+    file, folder = node.forge.file, node.forge.directory
+    node.publish(folder(b""), folder(b"m"), file(b"m/f", b"one"), file(b"m/g", b"one"))
+    node.pull()
+    node.publish(
+        *(folder(b""), folder(b"m"), file(b"m/f", b"two", mode=0o4755)),
+        file(b"m/g", b"two", mode=0o4711),
+    )
+
+    def late() -> None:
+        everything()
+        disk(mount, node.path / "m", "tmpfs", place)
+        for number in range(4):
+            os.symlink(canary.path / "file", node.path / f"m/.imgstore-{number}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chunkstore.pull.change.everything", late)
+        node.pull()
+    for name, mode in (("f", 0o4755), ("g", 0o4711)):
+        assert node.content(f"m/{name}") == b"two"
+        assert (node.path / "m" / name).stat().st_mode & 0o7777 == mode
