@@ -25,7 +25,7 @@ from chunkstore import fsio
 from chunkstore.errors import Conflict, Corrupt, NotFound
 from chunkstore.fsio import Directory
 from chunkstore.objects.delta import Difference
-from chunkstore.objects.entry import DIRECTORY, FILE, Entry, change_letter
+from chunkstore.objects.entry import DIRECTORY, FILE, KIND_OF_FORMAT, Entry, change_letter
 from chunkstore.objects.names import is_below, printable, sort_key
 from chunkstore.worktree.baseline import Witness, holds, is_linked_from_elsewhere
 from chunkstore.worktree.content import has_content
@@ -277,7 +277,7 @@ class Planner:
         self._require_folder(new.path)
         self._new_directories.add(new.path)
         self._plan.directories.append(new)
-        self._note("A" if status is None else letter, new.path)
+        self._note(_as_it_stands(letter, new, status), new.path)
         if status is not None and not stat.S_ISDIR(status.st_mode):
             self._save_unless_ours(new.path, status)
 
@@ -313,7 +313,7 @@ class Planner:
 
     def _make(self, letter: str, new: Entry, status: os.stat_result | None) -> None:
         self._require_folder(new.path)
-        self._note("A" if status is None else letter, new.path)
+        self._note(_as_it_stands(letter, new, status), new.path)
         if status is not None and stat.S_ISDIR(status.st_mode):
             if self._mounts.is_on_the_way(new.path):
                 # Moved out of the way, it would take along what is mounted further inside.
@@ -397,6 +397,17 @@ class Planner:
                 )
             # Deleted here, or replaced by something that is no directory.
             self._directory("A" if status is None else "T", entry, status)
+
+
+def _as_it_stands(letter: str, new: Entry, status: os.stat_result | None) -> str:
+    """The letter of a change: that of the two versions, but for what the tree has there."""
+    if status is None:
+        return "A"
+    if KIND_OF_FORMAT.get(stat.S_IFMT(status.st_mode)) != new.kind:
+        return "T"
+    if letter in ("M", "m"):
+        return letter
+    return "m" if new.kind == DIRECTORY else "M"
 
 
 def _only_metadata(old: Entry, new: Entry) -> bool:
