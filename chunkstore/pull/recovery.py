@@ -28,6 +28,9 @@ def finish_interrupted(context: Context) -> bool:
     target, token = state.pending, state.token
     if target is None or not token:
         leftovers(context.tree, context.mounts)
+        if target is None:
+            # Cut off when only sweeping up was left, it may be there still.
+            journal.remove(state.journal)
         return False
     try:
         step = journal.read(state.journal, token)

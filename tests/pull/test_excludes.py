@@ -178,6 +178,27 @@ def test_groups_of_links_with_an_excluded_member(quick: Path, excluded: str, fir
     assert live.pull("--json").document["changed"] is False
 
 
+@pytest.mark.parametrize("verb", [["pull"], ["pull", "--mirror"], ["verify", "--repair"]])
+def test_what_is_excluded_is_not_changed_through_a_link(quick: Path, verb: list[str]) -> None:
+    live = Live(quick)
+    (live.tree / "a").write_bytes(b"linked")
+    for name in ("b", "c"):
+        os.link(live.tree / "a", live.tree / name)
+    live.install()
+    before = (live.node / "a").stat()
+    if verb == ["pull"]:
+        (live.tree / "b").chmod(0o600)
+        live.commit()
+    else:
+        (live.node / "b").chmod(0o711)
+    mode = (live.node / "a").stat().st_mode
+    live.run(*verb, live.node, "--exclude", "/a")
+    after = (live.node / "a").stat()
+    assert (after.st_ino, after.st_mode, after.st_nlink) == (before.st_ino, mode, 1)
+    assert (live.node / "b").stat().st_ino == (live.node / "c").stat().st_ino
+    assert (live.node / "b").stat().st_mode == (live.tree / "b").stat().st_mode
+
+
 @pytest.mark.parametrize("kind", ["file", "symlink"])
 @pytest.mark.parametrize("below", ["d/own", "d/deep/own"])
 def test_a_directory_with_something_excluded_gives_way_to_nothing(
