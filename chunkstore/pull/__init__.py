@@ -25,7 +25,7 @@ from chunkstore.fsio import Directory
 from chunkstore.objects.names import STATE_DIR, Spec, layers_text
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.pull import hooks
-from chunkstore.pull.atomic import beside, exchange_back, previous_tree
+from chunkstore.pull.atomic import beside, exchange_back, previous_tree, settle
 from chunkstore.pull.context import Context
 from chunkstore.pull.first import FirstInstallation
 from chunkstore.pull.recovery import finish_interrupted
@@ -139,6 +139,7 @@ def _run_beside(context: Context, remote: Remote, source: Source) -> bool:
     old = state.installed
     assert old is not None
     if not state.halves and remote.is_installed(refs, old) and not needs_survey(context):
+        settle(context.directory)
         _run(context, remote, source)
         return False
     directory = os.path.realpath(context.directory)
@@ -234,6 +235,7 @@ def recover(
                 f"{directory} is a first installation, or has lost its journal: "
                 f"only 'imgstore pull {directory}' can finish it"
             )
+        settle(directory)
         hooks.after(own)
         if not report.layers and state.installed is not None:
             report.layers = state.installed.layers

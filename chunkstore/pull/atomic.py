@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from chunkstore.errors import Conflict, LocalError, NotFound
 from chunkstore.fsio import Directory
@@ -65,6 +65,12 @@ def _clone_state(tree: Directory, target: Directory) -> None:
         Directory.held(target.open_directory(STATE_DIR), target.path + b"/" + STATE_DIR) as state,
     ):
         clone_tree(source, state, leave_out=_NOT_CLONED)
+
+
+def settle(directory: str) -> None:
+    """Finish what an interrupted exchange left, where there can be any. Raises `LocalError`."""
+    with suppress(Conflict, NotFound), Swap(directory) as swap:
+        swap.settle()
 
 
 def previous_tree(directory: str, state: NodeState) -> Installed | None:

@@ -274,6 +274,8 @@ class Planner:
             self._plan.saved.append(old.path)
 
     def _directory(self, letter: str, new: Entry, status: os.stat_result | None) -> None:
+        if new.path in self._new_directories:
+            return  # something in it needed it before
         self._require_folder(new.path)
         self._new_directories.add(new.path)
         self._plan.directories.append(new)

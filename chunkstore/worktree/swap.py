@@ -274,7 +274,16 @@ class Swap:
             return None
 
     def _change_places(self, folder: int, other: bytes) -> None:
+        ours = os.stat(self._name, dir_fd=self._above, follow_symlinks=False)
+        theirs = os.stat(other, dir_fd=folder, follow_symlinks=False)
         self._exchange(folder, other, self._above, self._name)
+        # xfs counts another `..` as a change of what is in a directory.
+        for name, above, status in (
+            (self._name, self._above, theirs),
+            (other, folder, ours),
+        ):
+            times = (status.st_atime_ns, status.st_mtime_ns)
+            os.utime(name, ns=times, dir_fd=above, follow_symlinks=False)
         # Both: if a power cut left only one of them, a tree would have two names or none.
         os.fsync(self._above)
         os.fsync(folder)
