@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from chunkstore.errors import Corrupt, LocalError
 from chunkstore.objects import manifest
+from chunkstore.objects.names import printable
 from chunkstore.pull import hooks
 from chunkstore.pull.context import Context, require_room, require_writable
 from chunkstore.pull.local import fetch, find_locally, weigh
@@ -135,4 +136,6 @@ def finish(
     context.state.clear()
     if strict and context.report.shortfalls.kinds:
         kind, (_, path, reason) = next(iter(context.report.shortfalls.kinds.items()))
-        raise LocalError(f"{kind} could not be set on {path!r}: {reason}; all else is done")
+        raise LocalError(
+            f"{kind} could not be set on {printable(path)}: {reason}; all else is done"
+        )

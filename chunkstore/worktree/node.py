@@ -99,7 +99,7 @@ class NodeState:
         self._root = os.path.join(directory, os.fsdecode(STATE_DIR))
         self._read_only = read_only
         self._lock = -1
-        if read_only and not os.path.isfile(self._path("state.sqlite")):
+        if read_only and not self._is_there():
             self._database = sqlite3.connect(":memory:", isolation_level=None)
             self._database.executescript(_SCHEMA + _FRESH)
             return
@@ -119,6 +119,15 @@ class NodeState:
         except BaseException:
             os.close(self._lock)
             raise
+
+    def _is_there(self) -> bool:
+        """Whether there is a state. Raises `LocalError` when that is not for us to know."""
+        with local_errors("can't use the node's state"):
+            try:
+                os.stat(self._path("state.sqlite"))
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
 
     def _path(self, name: str) -> str:
         return os.path.join(self._root, name)

@@ -43,8 +43,8 @@ def make(path: Path, kind: str, salt: int) -> None:
             os.mkfifo(path)
 
 
-def edit(tree: Path, chance: random.Random, steps: int) -> None:
-    """Any edits, below links not."""
+def edit(tree: Path, chance: random.Random, steps: int, *, kinds: int = 8) -> None:
+    """Any edits, below links not; `kinds` 7 makes no hardlinks."""
     for _ in range(steps):
         path = tree / chance.choice(NAMES)
         above = [parent for parent in path.parents if parent != tree and tree in parent.parents]
@@ -52,7 +52,7 @@ def edit(tree: Path, chance: random.Random, steps: int) -> None:
             if any(os.path.lexists(parent) for parent in above):
                 continue
             path.parent.mkdir(parents=True)
-        match chance.randrange(8):
+        match chance.randrange(kinds):
             case 0 | 1 | 2:
                 remove(path)
                 make(path, chance.choice(KINDS), chance.randrange(6))
@@ -170,7 +170,8 @@ def tried(place: Path, seed: int) -> None:
     live.pull()
     for _ in range(2):
         edit(live.tree, chance, chance.choice((0, 2, 15)))
-        edit(live.node, chance, chance.choice((0, 2, 10)))
+        # What is linked here changes with what it is linked to, whatever it was in the image.
+        edit(live.node, chance, chance.choice((0, 2, 10)), kinds=7)
         live.commit()
         options = [
             *(["--mirror"] if chance.random() < 0.4 else []),
