@@ -307,6 +307,10 @@ class Planner:
             # a group's first path is made anew for holds for all of them.
             self._make("m", new, status)
         elif self._is_ours(new.path, status, new):
+            if self._excludes and status.st_nlink > 1:
+                # One of its other names may be excluded, and must not change with it.
+                self._make("m", new, status)
+                return
             self._note("m", new.path)
             self._plan.dressed.append(new)
         else:
