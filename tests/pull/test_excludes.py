@@ -128,6 +128,19 @@ def test_what_an_old_version_put_there_is_brought_up_to_date_when_it_is_no_longe
     assert live.saved() == {}
 
 
+def test_a_directory_that_comes_in_and_grows_at_once_is_named_once(quick: Path) -> None:
+    live = Live(quick)
+    build(live.tree)
+    live.commit()
+    live.pull("--exclude", "home/")
+    (live.tree / "home/new").write_bytes(b"new")
+    live.commit()
+    changes = ["A\thome", "A\thome/f", "A\thome/new"]
+    assert live.pull("--dry-run").changes == changes
+    assert live.pull("--json").document["entries_changed"] == len(changes)
+    live.is_image()
+
+
 @pytest.mark.parametrize("more", [[], ["--mirror"]])
 def test_no_longer_excluded_and_changed_at_once(quick: Path, more: list[str]) -> None:
     live = Live(quick)
