@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import Final
 
 from chunkstore.errors import Corrupt
@@ -28,8 +29,8 @@ def finish_interrupted(context: Context) -> bool:
     target, token = state.pending, state.token
     if target is None or not token:
         leftovers(context.tree, context.mounts)
-        if target is None:
-            # Cut off when only sweeping up was left, it may be there still.
+        if target is None and os.path.exists(state.journal):
+            # It was cut off when only sweeping up was left.
             journal.remove(state.journal)
         return False
     try:
