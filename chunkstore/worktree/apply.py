@@ -32,7 +32,7 @@ from chunkstore.objects.entry import DIRECTORY, FILE, Entry
 from chunkstore.objects.names import is_below, printable, sort_key
 from chunkstore.worktree import metadata, restore
 from chunkstore.worktree.aside import LATE, OLD, Aside, link_standing
-from chunkstore.worktree.baseline import Witness, holds
+from chunkstore.worktree.baseline import Witness, holds, marks
 from chunkstore.worktree.compare import same_content
 from chunkstore.worktree.journal import Journal, Made
 from chunkstore.worktree.plan import split
@@ -69,7 +69,8 @@ class Applier:
         self._folder_path: bytes | None = None
         self._folder_descriptor = -1
         self._devices: dict[int, bytes] = {}
-        self._placed: dict[bytes, int] = {}
+        self._placed: dict[bytes, tuple[int, int]] = {}
+        self._marks: dict[tuple[int, int], bytes] = {}
         self._group_sizes = Counter(made.entry.link or made.entry.path for made in journal.made)
         self._group_sizes.update({made.entry.link for made in journal.made if made.name == LATE})
         self._disarmed = 0
@@ -170,26 +171,55 @@ class Applier:
         if aside < 0:
             self._require_placed(entry, folder, name, status)
             return
-        ready = fsio.lstat(aside, waiting)
-        if ready is None:
+        try:
+            # Held by descriptor until it is there, so that no other can get its number.
+            held = os.open(waiting, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=aside)
+        except FileNotFoundError:
             return  # in its place since before an interruption: nothing else takes it from there
+        try:
+            if self._move_in(entry, status, aside, waiting):
+                self._note_placed(entry.path, held)
+        finally:
+            os.close(held)
+
+    def _move_in(
+        self, entry: Entry, status: os.stat_result | None, aside: int, waiting: bytes
+    ) -> bool:
+        """Give a finished file its place. Returns False when it had to be copied there."""
+        name = split(entry.path)[1]
+        folder = self._folder(entry.path)
         if status is not None and stat.S_ISDIR(status.st_mode):
             self._clear_directory(entry.path, folder, name)
-            self._folder(entry.path)
         elif status is not None:
             self._give_way(entry.path, folder, name, status, entry, replaced=True)
+        folder = self._folder(entry.path)
 
         def rename() -> None:
             os.rename(waiting, name, src_dir_fd=aside, dst_dir_fd=folder)
 
-        folder = self._folder(entry.path)
-        self._placed[entry.path] = ready.st_ino
         try:
             self._insist(folder, name, rename)
         except OSError as error:
             if error.errno != errno.EXDEV or entry.kind != FILE:
                 raise
             self._carry(entry, aside, waiting, folder, name)
+            return False
+        return True
+
+    def _note_placed(self, path: bytes, descriptor: int) -> None:
+        """Remember how a file looks that we have just put there, or given new metadata."""
+        status = os.fstat(descriptor)
+        key = self._placed[path] = status.st_dev, status.st_ino
+        self._marks[key] = marks(status)
+
+    def _is_placed(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether it is the file that was put there in this run, and nobody has touched it since.
+
+        Its number alone does not tell: the next file that is made gets that of one that is gone.
+        Of linked files each further one moves the marks of all, so they are kept by inode.
+        """
+        key = self._placed.get(path)
+        return key is not None and self._marks[key] == marks(status)
 
     def _require_placed(
         self, entry: Entry, folder: int, name: bytes, status: os.stat_result | None
@@ -228,10 +258,10 @@ class Applier:
             restore.dress(descriptor, entry, self._shortfalls)
             # Before the rename: else a power cut may leave the name on an empty file.
             os.fsync(descriptor)
-            self._placed[entry.path] = os.fstat(descriptor).st_ino
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            self._note_placed(entry.path, descriptor)
         finally:
             os.close(descriptor)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         os.unlink(waiting, dir_fd=aside)
 
     # Giving way
@@ -386,7 +416,7 @@ class Applier:
             with self._opened_file(entry.path) as descriptor:
                 if self._witness.may_dress(entry.path, descriptor, entry):
                     self._dress(descriptor, entry)
-                    self._placed[entry.path] = os.fstat(descriptor).st_ino
+                    self._note_placed(entry.path, descriptor)
                 else:
                     self.kept.append(entry.path)
         except OSError as error:
@@ -434,10 +464,11 @@ class Applier:
         for entry, _, waiting in self._journal.made:
             if entry.flags and entry.kind == FILE and waiting:
                 with suppress(FileNotFoundError), self._opened_file(entry.path) as descriptor:
-                    if self._is_placed(entry, os.fstat(descriptor)) or (
+                    if self._is_placed(entry.path, os.fstat(descriptor)) or (
                         entry.path not in self._placed and self._was_placed(entry, descriptor)
                     ):
                         restore.set_flags(descriptor, entry, self._shortfalls)
+                        self._note_placed(entry.path, descriptor)
 
     def _was_placed(self, entry: Entry, descriptor: int) -> bool:
         """Whether an open file is, for all one sees, in its place since before an interruption.
@@ -452,10 +483,6 @@ class Applier:
             and same_content(descriptor, entry, self._witness.load)
         )
 
-    def _is_placed(self, entry: Entry, status: os.stat_result) -> bool:
-        """Whether it is the file that was put there, or given new metadata, in this run."""
-        return self._placed.get(entry.path) == status.st_ino
-
     def _note_baseline(self) -> None:
         """Remember how things stand now, to tell later what was changed here."""
         baseline = self._witness.baseline
@@ -466,16 +493,6 @@ class Applier:
             with suppress(OSError):
                 status = fsio.lstat(self._folder(entry.path), split(entry.path)[1])
                 # What came to its place before an interruption will be compared by content.
-                is_placed = status is not None and self._is_placed(entry, status)
-                if status is not None and is_placed and _is_as_made(status, entry):
+                if status is not None and self._is_placed(entry.path, status):
                     baseline.note(entry.path, status)
         baseline.flush()
-
-
-def _is_as_made(status: os.stat_result, entry: Entry) -> bool:
-    """Whether a file has not been written to since it was put into place a moment ago."""
-    return entry.kind != FILE or (
-        stat.S_ISREG(status.st_mode)
-        and status.st_size == entry.size
-        and status.st_mtime_ns == entry.mtime
-    )

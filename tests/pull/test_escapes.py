@@ -136,6 +136,14 @@ def bad_wholes(forge: Forge, outside: bytes) -> dict[str, Case]:
         }.items():
             more = [file(b"l/sub/new", evil)] if what == "directory with files" else []
             cases[f"{what} below {name}"] = Case([item, inner, *more])
+    always = {b"s": file(b"s", b"always the same"), b"u": symlink(b"u", b"a")}
+    for path, item in always.items():
+        shown = path.decode()
+        cases[f"file below {shown}, which stays"] = Case([item, file(path + b"/new", evil)])
+        cases[f"directory below {shown}, which stays"] = Case([item, directory(path + b"/new")])
+    for what, inner in (("file", file(b"n/new", evil)), ("directory", directory(b"n/new"))):
+        link = symlink(b"n", outside)
+        cases[f"{what} below a link where a directory stands"] = Case([link, inner])
     whole = {name: Case([root, a, *case.items], case.outcome) for name, case in cases.items()}
     cases = {
         "file without a directory": Case([file(b"nowhere/new", evil)]),
@@ -186,6 +194,7 @@ def honest(forge: Forge, salt: bytes) -> list[Entry]:
         *(forge.directory(b""), forge.directory(b"a"), forge.file(b"a/old", b"old " + salt)),
         *(forge.directory(b"l"), forge.file(b"l/file", b"file " + salt)),
         *(forge.directory(b"l/private"), forge.file(b"l/private/key", b"key " + salt)),
+        *(forge.file(b"s", b"always the same"), forge.symlink(b"u", b"a")),
     ]
 
 
@@ -227,6 +236,8 @@ def test_what_no_honest_image_holds_is_refused(quick: Path, state: str) -> None:
     for name in NAMES:
         forge, node = Forge(), quick / "tree"
         STATES[state](forge, node)
+        if state in ("installed", "half_updated"):
+            (node / "n").mkdir()  # of the node's own
         case = all_cases(forge, os.fsencode(canary.path))[name]
         problems += [f"{name}: {problem}" for problem in meet(forge, node, case, state)]
         assert not {path.lstat().st_ino for path in node.rglob("*")} & canary.inodes(), name

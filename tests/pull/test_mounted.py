@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import fuse, trees
@@ -16,6 +17,7 @@ from support.stores import bring
 from chunkstore.errors import Conflict, LocalError
 from chunkstore.objects.entry import Entry
 from chunkstore.pull import recover
+from chunkstore.worktree import restore
 from chunkstore.worktree.preload import everything
 
 pytestmark = trees.needs_root
@@ -358,7 +360,8 @@ def test_somebody_has_made_our_directory_at_a_mount_point(
     node.publish(folder(b""), file(b"a", b"one"), folder(b"tmp", mode=0o1777), file(b"tmp/f", b"1"))
     node.pull()
     planted = node.path / "tmp/.imgstore-new"
-    (place / "elsewhere").mkdir()
+    (place / "elsewhere").mkdir(0o700)
+    (place / "elsewhere/precious").write_bytes(b"")
     if form == "symlink":
         os.symlink(place / "elsewhere", planted)
     elif form == "file":
@@ -374,7 +377,7 @@ def test_somebody_has_made_our_directory_at_a_mount_point(
     with pytest.raises(LocalError):
         node.pull()
     assert trees.facts(node.path) == before
-    assert os.listdir(place / "elsewhere") == []
+    assert os.listdir(place / "elsewhere") == ["precious"]
 
 
 def test_what_is_saved_on_another_file_system_goes_through_no_link(
@@ -396,6 +399,34 @@ def test_what_is_saved_on_another_file_system_goes_through_no_link(
     for _, where in report.saved:
         assert (node.path / os.fsdecode(where)).read_bytes() == b"mine"
         assert not (node.path / os.fsdecode(where)).is_symlink()
+
+
+def test_a_link_where_a_file_is_just_being_copied_to(
+    place: Path, node: Node, mount: Mount, canary: Canary
+) -> None:
+    """Whoever owns the directory puts it there once the old name was seen to be free."""
+    file, folder = node.forge.file, node.forge.directory
+    node.publish(folder(b""), folder(b"m"), file(b"m/f", b"one"))
+    node.pull()
+    node.publish(folder(b""), folder(b"m"), file(b"m/f", b"two", mode=0o4755))
+    real = restore.make_file
+
+    def late() -> None:
+        everything()
+        disk(mount, node.path / "m", "tmpfs", place)
+        patch.setattr(restore, "make_file", made)
+
+    def made(folder: int, name: bytes, *arguments: Any) -> int:
+        os.symlink(canary.path / "file", name, dir_fd=folder)
+        return real(folder, name, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chunkstore.pull.change.everything", late)
+        with pytest.raises(LocalError, match="File exists"):
+            node.pull()
+    canary.check()
+    recover(str(node.path))
+    assert node.content("m/f") == b"two"
 
 
 def test_a_mount_that_comes_late_and_the_links_that_wait_in_it(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import pkgutil
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,7 @@ from chunkstore.errors import ChunkstoreError, Conflict
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.names import sort_key
 from chunkstore.pull import recover
-from chunkstore.worktree.apply import Applier
 from chunkstore.worktree.aside import link_standing
-from chunkstore.worktree.preload import everything
 
 pytestmark = trees.needs_root
 
@@ -77,9 +76,11 @@ class Tree:
         self.home = self.node / "home/user"
         self.outcomes: dict[str, int] = {}
 
-    def pull(self, number: int, **options: object) -> None:
+    def pull(self, number: int, **options: object) -> set[bytes]:
+        """Pull one of them; what was saved."""
         self.forge.publish(*self.versions[number % 2])
-        bring(self.forge.backend, "web", self.node, **options)
+        report = bring(self.forge.backend, "web", self.node, **options)
+        return {path for path, _ in report.saved}
 
     def try_to(self, action: Callable[[], object]) -> None:
         """Whatever the racer does, it ends well or in an error that was declared."""
@@ -126,9 +127,10 @@ def test_a_directory_and_a_link_to_outside(quick: Path, outside: Canary) -> None
 def test_files_and_links_to_files_outside(quick: Path, outside: Canary) -> None:
     tree = Tree(quick)
     tree.pull(0)
-    for name in ("dressed", "f", "empty"):
-        os.symlink(outside.path / "file", tree.home / f"evil {name}")
-    tree.chase(60, *((name, f"evil {name}") for name in ("dressed", "f", "empty")))
+    targets = {"dressed": "same", "f": "file", "empty": "nothing"}
+    for name, target in targets.items():
+        os.symlink(outside.path / target, tree.home / f"evil {name}")
+    tree.chase(60, *((name, f"evil {name}") for name in targets))
 
 
 def test_files_and_hardlinks_of_files_outside(quick: Path) -> None:
@@ -162,57 +164,86 @@ def test_a_mirror_and_a_directory_that_is_exchanged(quick: Path, outside: Canary
     tree.chase(40, ("d", "evil"), ("unknown", "evil"), remake=outside.path, mirror=True)
 
 
+MOMENTS = {
+    "planned": "chunkstore.pull.change:everything",
+    "looked at": "chunkstore.fsio:open_file",
+    "placed": "chunkstore.worktree.apply:Applier._set_flags",
+    "flagged": "chunkstore.worktree.apply:Applier._note_baseline",
+}
+"""What comes next when something is planted: nobody can be quicker than that."""
+
+
+@contextmanager
+def planted(moment: str, plant: Callable[[], None]) -> Iterator[None]:
+    """Plant something, once, at a moment of the pull inside."""
+    real = pkgutil.resolve_name(MOMENTS[moment])
+    waiting = [plant]
+
+    def first(*arguments: Any) -> Any:
+        if waiting and (moment != "looked at" or arguments[1] == b"dressed"):
+            waiting.pop()()
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MOMENTS[moment].replace(":", "."), first)
+        yield
+    assert not waiting, "the moment came"
+
+
 @pytest.mark.parametrize("kind", ["hardlink", "symlink", "content"])
-@pytest.mark.parametrize("moment", ["planned", "placed"])
-def test_a_file_that_is_exchanged_at_the_worst_moment(quick: Path, kind: str, moment: str) -> None:
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_file_that_is_exchanged_at_the_worst_moment(place: Path, kind: str, moment: str) -> None:
     """What was planned for a file does not happen to another, whichever moment it comes."""
+    outside = Canary(place / "canary")
+    tree = Tree(place)
+    tree.pull(0)
+    targets = {
+        "hardlink": {"dressed": "alike", "f": "mine", "empty": "empty"},
+        "symlink": {"dressed": "same", "f": "file", "empty": "nothing"},
+    }
+
+    def plant() -> None:
+        for name, data in (("dressed", b"evil"), ("f", b"bad"), ("empty", b"")):
+            path = tree.home / name
+            path.unlink()
+            if kind == "hardlink":
+                os.link(outside.path / targets[kind][name], path)
+            elif kind == "symlink":
+                os.symlink(outside.path / targets[kind][name], path)
+            else:
+                # Of the size and time of the image's, and often of its inode number.
+                path.write_bytes(data)
+                os.utime(path, ns=(10**18, 10**18))
+        outside.settle()
+
+    saved: set[bytes] = set()
+    with planted(moment, plant), suppress(ChunkstoreError):
+        saved = tree.pull(1)
+    outside.check_all_but_links()
+    if kind == "content":
+        assert os.listxattr(tree.home / "dressed") == []
+        # Nor is it taken for the image's later on.
+        report = bring(tree.forge.backend, "web", tree.node, mirror=True)
+        saved |= {path for path, _ in report.saved}
+        assert b"home/user/dressed" in saved
+        assert b"home/user/f" in saved
+
+
+def test_a_link_to_a_file_outside_that_is_like_the_images(quick: Path) -> None:
+    """It gives way to a file of its own: the other has its metadata from somebody else."""
     outside = Canary(quick / "canary")
     tree = Tree(quick)
     tree.pull(0)
-
-    def plant() -> None:
-        for name in ("dressed", "f", "empty"):
-            (tree.home / name).unlink()
-            if kind == "hardlink":
-                target = "empty" if name == "empty" else "mine"
-                os.link(outside.path / target, tree.home / name)
-            elif kind == "symlink":
-                os.symlink(outside.path / "file", tree.home / name)
-            else:
-                (tree.home / name).write_bytes(b"#!/bin/evil")
-        outside.settle()
-
-    if moment == "planned":
-        # A hook is where an administrator, or a user who waits for one, has all the time.
-        real = everything
-
-        def late() -> None:
-            real()
-            plant()
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("chunkstore.pull.change.everything", late)
-            with suppress(ChunkstoreError):
-                tree.pull(1)
-    else:
-        real_set = Applier._set_flags
-
-        def then(applier: Applier) -> None:
-            plant()
-            real_set(applier)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Applier, "_set_flags", then)
-            with suppress(ChunkstoreError):
-                tree.pull(1)
-    outside.check_all_but_links()
-    planted = tree.home / "dressed"
-    if kind == "content":
-        assert os.listxattr(planted) == []
-    # Nor is it taken for the image's later on.
-    if kind == "content" and moment == "placed":
-        report = bring(tree.forge.backend, "web", tree.node, mirror=True)
-        assert {path for path, _ in report.saved} >= {b"home/user/f", b"home/user/dressed"}
+    for name, target in (("dressed", "alike"), ("empty", "empty")):
+        (tree.home / name).unlink()
+        os.link(outside.path / target, tree.home / name)
+    outside.settle()
+    for options in ({}, {"mirror": True}):
+        tree.pull(1, **options)
+        outside.check_all_but_links()
+        for name in ("dressed", "empty"):
+            status = (tree.home / name).stat()
+            assert (status.st_nlink, stat.S_IMODE(status.st_mode)) == (1, 0o750)
 
 
 def test_the_first_of_a_group_that_is_exchanged_before_it_is_linked_to(quick: Path) -> None:

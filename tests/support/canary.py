@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from support import trees
+
 USER = 12_345
 """Somebody without privileges, who has files and directories of his own."""
 
-LINKABLE = ("mine", "empty")
+LINKABLE = ("mine", "empty", "alike")
 """His files, which he may link to wherever he likes."""
 
 
@@ -27,6 +29,7 @@ class Status(NamedTuple):
     ctime: int
     xattrs: tuple[tuple[str, bytes], ...]
     content: bytes
+    flags: int
 
 
 class Canary:
@@ -38,6 +41,11 @@ class Canary:
         (path / "file").write_bytes(b"canary")
         (path / "setuid").write_bytes(b"#!/bin/true\n")
         (path / "setuid").chmod(0o4755)
+        # What a tree has, too: there is something to hit for whoever is led here.
+        (path / "sub").mkdir()
+        (path / "sub/file").write_bytes(b"canary")
+        (path / "same").write_bytes(b"same")
+        (path / "nothing").write_bytes(b"")
         (path / "private").mkdir(0o700)
         (path / "private/key").write_bytes(b"secret")
         (path / "private/key").chmod(0o600)
@@ -51,6 +59,7 @@ class Canary:
             # What a local user may link to: it is his own.
             (path / "mine").write_bytes(b"his own")
             (path / "empty").write_bytes(b"")
+            (path / "alike").write_bytes(b"same")
             for name in LINKABLE:
                 os.chown(path / name, USER, USER)
         self.settle()
@@ -78,6 +87,7 @@ class Canary:
                         for name in sorted(os.listxattr(path, follow_symlinks=False))
                     ),
                     path.read_bytes() if is_file else b"",
+                    trees.get_flags(path) if is_file or stat.S_ISDIR(status.st_mode) else 0,
                 ),
             )
 
