@@ -76,6 +76,12 @@ def layers_text(specs: Iterable[Spec]) -> str:
     return "+".join(map(str, specs))
 
 
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """A path's directory and its name."""
+    folder, _, name = path.rpartition(b"/")
+    return folder, name
+
+
 def sort_key(path: bytes) -> bytes:
     """The order of entries: by component, so that a directory is followed by all it holds.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from chunkstore.errors import Corrupt, LocalError
 from chunkstore.objects import manifest
-from chunkstore.objects.names import printable
+from chunkstore.objects.names import printable, split
 from chunkstore.pull import hooks
 from chunkstore.pull.context import Context, require_room, require_writable
 from chunkstore.pull.local import fetch, find_locally, weigh
@@ -20,7 +20,7 @@ from chunkstore.worktree.aside import Aside, Preparation, points_of
 from chunkstore.worktree.content import FileContents
 from chunkstore.worktree.journal import Journal, Made
 from chunkstore.worktree.node import Installed, Source
-from chunkstore.worktree.plan import Plan, split
+from chunkstore.worktree.plan import Plan
 from chunkstore.worktree.preload import everything
 from chunkstore.worktree.sources import TreeChunks
 

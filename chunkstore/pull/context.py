@@ -20,7 +20,7 @@ from chunkstore.worktree.baseline import Witness
 from chunkstore.worktree.mounts import mounts_below
 from chunkstore.worktree.node import Installed, NodeState
 from chunkstore.worktree.patterns import Patterns, own_rules
-from chunkstore.worktree.plan import Planner
+from chunkstore.worktree.planner import Planner
 from chunkstore.worktree.restore import Shortfalls
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from typing import Final
 
 from chunkstore.errors import Corrupt
 from chunkstore.pull.change import finish
 from chunkstore.pull.context import Context
 from chunkstore.worktree import journal
 from chunkstore.worktree.aside import Aside, leftovers
+from chunkstore.worktree.folders import NOT_THERE
 from chunkstore.worktree.node import Source
 from chunkstore.worktree.preload import everything
-
-_NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 
 
 def finish_interrupted(context: Context) -> bool:
@@ -45,7 +42,7 @@ def finish_interrupted(context: Context) -> bool:
         return False
     except OSError as error:
         # Somebody has taken away, since it was planned, a directory that files were to be put into.
-        if error.errno not in _NOT_THERE:
+        if error.errno not in NOT_THERE:
             raise
         return False
     report = context.report

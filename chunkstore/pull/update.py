@@ -21,7 +21,8 @@ from chunkstore.pull.context import Context
 from chunkstore.worktree.baseline import Baseline
 from chunkstore.worktree.node import Installed, Source
 from chunkstore.worktree.patterns import Patterns
-from chunkstore.worktree.plan import Plan, Planner
+from chunkstore.worktree.plan import Plan
+from chunkstore.worktree.planner import Planner
 from chunkstore.worktree.survey import Survey, below
 
 

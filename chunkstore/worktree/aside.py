@@ -21,14 +21,13 @@ from chunkstore.errors import Conflict, Corrupt, LocalError
 from chunkstore.fsio import Directory
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.manifest import Load
-from chunkstore.objects.names import STATE_DIR, printable
+from chunkstore.objects.names import STATE_DIR, printable, split
 from chunkstore.progress import Progress
 from chunkstore.worktree import duplicate, patch, restore
 from chunkstore.worktree.baseline import holds
 from chunkstore.worktree.content import FileContents
 from chunkstore.worktree.journal import Made
 from chunkstore.worktree.mounts import Mounts
-from chunkstore.worktree.plan import split
 from chunkstore.worktree.powers import disarm
 from chunkstore.worktree.restore import Shortfalls
 from chunkstore.worktree.sources import TreeChunks

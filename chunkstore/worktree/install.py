@@ -18,14 +18,13 @@ from chunkstore import fsio
 from chunkstore.errors import Conflict, Corrupt, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects.entry import DIRECTORY, FILE, Entry
-from chunkstore.objects.names import STATE_DIR, is_below, printable
+from chunkstore.objects.names import STATE_DIR, is_below, printable, split
 from chunkstore.progress import Progress
 from chunkstore.worktree import metadata, restore
 from chunkstore.worktree.baseline import Baseline
 from chunkstore.worktree.content import FileContents, has_content
 from chunkstore.worktree.mounts import NO_MOUNTS, Mounts, mounts_below
 from chunkstore.worktree.patterns import Patterns
-from chunkstore.worktree.plan import split
 from chunkstore.worktree.restore import Shortfalls
 
 LOST_AND_FOUND = b"lost+found"
