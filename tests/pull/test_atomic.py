@@ -10,13 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import stores, trees
+from support import mounted, stores, trees
 from support.live import Live, imgstore, remove
 from support.trees import needs_root
 
 from chunkstore.worktree import swap
-
-from ..worktree import disks  # noqa: TID252
 
 
 def build(tree: Path) -> None:
@@ -372,7 +370,7 @@ def test_a_folder_others_can_write_to(live: Live) -> None:
     ("kind", "way"), [("ext4", "copied"), ("xfs", "reflinked"), ("btrfs", "reflinked")]
 )
 def test_it_says_how_files_were_shared(quick: Path, kind: str, way: str) -> None:
-    with disks.disk(quick, kind) as disk:
+    with mounted.disk(quick, kind) as disk:
         (disk / "home").mkdir()
         live = Live(disk / "home")
         build(live.tree)

@@ -31,6 +31,7 @@ SIZES: Final = {"ext4": 48 << 20, "xfs": 300 << 20}
 _MAKE: Final = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-E", "lazy_itable_init=0"),
     "xfs": ("mkfs.xfs", "-q", "-f"),
+    "btrfs": ("mkfs.btrfs", "-q"),
 }
 # ext4 would write data before a rename over an existing file, even if it is not asked to; xfs takes
 # no two copies of a disk at once, unless it is told to.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import trees
+from support import mounted, trees
 from support.trees import needs, needs_root
 
 from chunkstore import fsio
@@ -22,8 +22,6 @@ from chunkstore.worktree import duplicate
 from chunkstore.worktree.clone import clone_tree
 from chunkstore.worktree.original import Source
 from chunkstore.worktree.twin import CloneReport
-
-from . import disks
 
 MIB = 1 << 20
 
@@ -35,7 +33,7 @@ def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
         tempfile.mkdtemp(prefix="imgstore-test-", dir=None if request.param == "plain" else memory)
     )
     try:
-        with disks.disk(folder, request.param) as path:
+        with mounted.disk(folder, request.param) as path:
             yield path
     finally:
         trees.remove_tree(folder)
@@ -81,7 +79,7 @@ def clone(
 
 
 def test_everything_comes_along(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disks.variety(here / "old", monkeypatch)
+    mounted.variety(here / "old", monkeypatch)
     before = trees.open_descriptors()
     watched = At(lambda: None)
     report = clone(here / "old", here / "new", watched)
@@ -177,7 +175,7 @@ def test_names_at_the_top_are_left_out(place: Path) -> None:
 @needs_root
 @needs("btrfs")
 def test_a_file_that_is_not_copied_on_write(quick: Path) -> None:
-    with disks.disk(quick, "btrfs") as disk:
+    with mounted.disk(quick, "btrfs") as disk:
         (disk / "old").mkdir()
         (disk / "old/database").write_bytes(b"")
         trees.set_flags(disk / "old/database", "C")
@@ -245,7 +243,7 @@ def test_a_mount_that_comes_meanwhile(place: Path, how: str) -> None:
 @needs_root
 @needs("btrfs")
 def test_a_subvolume_inside(quick: Path) -> None:
-    with disks.disk(quick, "btrfs") as disk:
+    with mounted.disk(quick, "btrfs") as disk:
         (disk / "old").mkdir()
         make = ["btrfs", "subvolume", "create", str(disk / "old/sub")]
         subprocess.run(make, check=True, capture_output=True)
@@ -258,7 +256,7 @@ def test_a_subvolume_inside(quick: Path) -> None:
 @pytest.mark.parametrize("what", ["bytes", "inodes"])
 def test_no_room(quick: Path, what: str) -> None:
     size = "size=3m" if what == "bytes" else "size=30m,nr_inodes=20"
-    with disks.mounted(quick, "-t", "tmpfs", "-o", size, "none") as disk:
+    with mounted.mounted(quick, "-t", "tmpfs", "-o", size, "none") as disk:
         (disk / "old").mkdir()
         for number in range(12):
             (disk / f"old/{number}").write_bytes(bytes(150_000))

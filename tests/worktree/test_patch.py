@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import stores, trees
+from support import mounted, stores, trees
 from support.stores import bring, record, settle
-from worktree import disks
 
 from chunkstore.worktree import patch
 
@@ -24,7 +23,7 @@ def used(place: Path) -> int:
 
 @pytest.fixture(params=["xfs", "btrfs"])
 def volume(request: pytest.FixtureRequest, quick: Path) -> Iterator[Path]:
-    with disks.disk(quick, request.param) as place:
+    with mounted.disk(quick, request.param) as place:
         yield place
 
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import trees
+from support import mounted, trees
+from support.disks import cut_power
 from support.trees import needs, needs_root
 
 from chunkstore import fsio
 from chunkstore.errors import Conflict, LocalError, NotFound
 from chunkstore.worktree.clone import clone_tree
 from chunkstore.worktree.swap import Swap, check_swappable
-
-from . import disks
 
 
 @pytest.fixture
@@ -198,7 +197,7 @@ def test_a_tree_that_was_replaced_meanwhile(tree: Path) -> None:
 @needs_root
 @needs("btrfs")
 def test_a_subvolume(quick: Path) -> None:
-    with disks.disk(quick, "btrfs") as disk:
+    with mounted.disk(quick, "btrfs") as disk:
         create = ["btrfs", "subvolume", "create", str(disk / "image")]
         subprocess.run(create, check=True, capture_output=True)
         with pytest.raises(Conflict, match="is a subvolume"):
@@ -232,7 +231,7 @@ def test_a_new_tree_that_is_immutable(tree: Path) -> None:
 
 @needs_root
 def test_a_file_system_that_is_read_only(quick: Path) -> None:
-    with disks.disk(quick, "tmpfs") as disk:
+    with mounted.disk(quick, "tmpfs") as disk:
         make(disk / "image", "old")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(LocalError, match="can't be written to"):
@@ -409,9 +408,9 @@ def test_killed_at_any_call(quick: Path, is_before: bool, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 @pytest.mark.parametrize("act", ["complete", "rollback"])
 def test_a_power_cut_right_afterwards(quick: Path, kind: str, act: str) -> None:
-    image = disks.image_of(quick, kind)
+    image = mounted.image_of(quick, kind)
     for _ in range(3):
-        with disks.mounted(quick, "-o", "loop", str(image)) as disk:
+        with mounted.mounted(quick, "-o", "loop", str(image)) as disk:
             tree = disk / "image"
             if not tree.exists():
                 make(tree, "old")
@@ -421,8 +420,8 @@ def test_a_power_cut_right_afterwards(quick: Path, kind: str, act: str) -> None:
             if act == "rollback":
                 expected = old
                 go_back(tree)
-            disks.cut_power(disk)
-        with disks.mounted(quick, "-o", "loop", str(image)) as disk:
+            cut_power(disk)
+        with mounted.mounted(quick, "-o", "loop", str(image)) as disk:
             assert version(disk / "image") == expected
             assert os.listdir(beside(disk / "image")) == ["previous"]
             version(beside(disk / "image") / "previous")

@@ -1,22 +1,25 @@
-"""File systems to try things on: made in memory, mounted for the length of a `with`."""
+"""File systems to try things on in this very process: mounted for the length of a `with`.
+
+Seen by this mount namespace; what is to be broken from outside is in `disks`.
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
-from support import trees
 
-MIB = 1 << 20
-SIZES = {"ext4": 256 * MIB, "xfs": 320 * MIB, "btrfs": 256 * MIB}
-QUIET = {"ext4": ["-q", "-F", "-b", "4096"], "xfs": ["-q"], "btrfs": ["-q"]}
-SHUTDOWN = 0x8004587D
+from support import trees
+from support.disks import make_disk
+
+SIZE: Final = 320 << 20
 
 
 @contextmanager
@@ -55,23 +58,10 @@ def disk(folder: Path, kind: str) -> Iterator[Path]:
 
 
 def image_of(folder: Path, kind: str) -> Path:
-    make = f"mkfs.{kind}"
-    if subprocess.run(["which", make], capture_output=True, check=False).returncode:
-        pytest.skip(f"needs {make}")
-    image = folder / f"{kind}.image"
-    with open(image, "wb") as file:
-        file.truncate(SIZES[kind])
-    subprocess.run([make, *QUIET[kind], str(image)], check=True, capture_output=True)
-    return image
-
-
-def cut_power(path: Path) -> None:
-    """Stop the file system without writing anything that it still has in memory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.ioctl(descriptor, SHUTDOWN, (2).to_bytes(4, "little"))
-    finally:
-        os.close(descriptor)
+    """A file with an empty file system of a kind; skips the test where there is no mkfs for it."""
+    if shutil.which(f"mkfs.{kind}") is None:
+        pytest.skip(f"needs mkfs.{kind}")
+    return make_disk(folder / f"{kind}.image", kind, size=SIZE)
 
 
 def variety(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
