@@ -167,8 +167,8 @@ def test_a_mirror_and_a_directory_that_is_exchanged(quick: Path, outside: Canary
 MOMENTS = {
     "planned": "chunkstore.pull.change:everything",
     "looked at": "chunkstore.fsio:open_file",
-    "placed": "chunkstore.worktree.apply:Applier._set_flags",
-    "flagged": "chunkstore.worktree.apply:Applier._note_baseline",
+    "placed": "chunkstore.worktree.finish:Finish._set_flags",
+    "flagged": "chunkstore.worktree.finish:Finish._note_baseline",
 }
 """What comes next when something is planted: nobody can be quicker than that."""
 
