@@ -173,6 +173,11 @@ _at_root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 _confined_open = _openat2 if _has_openat2() else _walk_open
 
 
+NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
+"""What `Directory.open` says when something on the way is gone, has become something else, or is
+being moved out of the directory at this very moment."""
+
+
 class Directory:
     """A directory held by descriptor; everything is reached relative to it and stays inside."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from chunkstore.errors import Corrupt
+from chunkstore.fsio import NOT_THERE
 from chunkstore.pull.change import finish
 from chunkstore.pull.context import Context
 from chunkstore.worktree import journal
 from chunkstore.worktree.aside import Aside, leftovers
-from chunkstore.worktree.folders import NOT_THERE
 from chunkstore.worktree.node import Source
 from chunkstore.worktree.preload import everything
 

@@ -27,14 +27,14 @@ from typing import Final
 
 from chunkstore import fsio
 from chunkstore.errors import Corrupt
-from chunkstore.fsio import Directory
+from chunkstore.fsio import NOT_THERE, Directory
 from chunkstore.objects.entry import FILE, Entry
 from chunkstore.objects.names import is_below, printable, sort_key, split
 from chunkstore.worktree import metadata, restore
 from chunkstore.worktree.aside import LATE, Aside, link_standing
 from chunkstore.worktree.baseline import Witness, holds
 from chunkstore.worktree.finish import Finish
-from chunkstore.worktree.folders import NOT_THERE, Folders
+from chunkstore.worktree.folders import Folders
 from chunkstore.worktree.journal import Journal, Made
 from chunkstore.worktree.placed import Placed
 from chunkstore.worktree.replaced import Replaced

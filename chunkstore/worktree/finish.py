@@ -17,14 +17,14 @@ from contextlib import contextmanager, suppress
 
 from chunkstore import fsio
 from chunkstore.errors import NotFound
-from chunkstore.fsio import Directory
+from chunkstore.fsio import NOT_THERE, Directory
 from chunkstore.objects.entry import DIRECTORY, FILE, Entry
 from chunkstore.objects.names import sort_key
 from chunkstore.worktree import metadata, restore
 from chunkstore.worktree.aside import LATE
 from chunkstore.worktree.baseline import Witness
 from chunkstore.worktree.compare import same_content
-from chunkstore.worktree.folders import NOT_THERE, Folders
+from chunkstore.worktree.folders import Folders
 from chunkstore.worktree.journal import Journal
 from chunkstore.worktree.placed import Placed
 from chunkstore.worktree.restore import Shortfalls

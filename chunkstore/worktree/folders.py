@@ -6,16 +6,11 @@ stays what it was, whoever moves the directory meanwhile.
 
 from __future__ import annotations
 
-import errno
 import os
-from typing import Final
 
 from chunkstore import fsio
-from chunkstore.fsio import Directory
+from chunkstore.fsio import NOT_THERE, Directory
 from chunkstore.objects.names import is_below, split
-
-NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
-"""What opening says when something on the way is gone, or is a directory no more."""
 
 
 class Folders:

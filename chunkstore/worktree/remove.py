@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 from chunkstore.errors import Conflict, local_errors
-from chunkstore.fsio import Directory
+from chunkstore.fsio import NOT_THERE, Directory
 from chunkstore.objects.names import printable
 from chunkstore.worktree import metadata, mountinfo
 
@@ -126,7 +126,7 @@ def _folder(tree: Directory, path: bytes) -> Iterator[int | None]:
     try:
         descriptor = _open_inside(tree, path)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        if error.errno not in NOT_THERE:
             raise
         yield None
         return

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chunkstore.errors import LocalError
-from chunkstore.fsio import Directory
+from chunkstore.fsio import NOT_THERE, Directory
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.names import printable
 from chunkstore.progress import Progress
@@ -27,7 +27,7 @@ _NO_COPY_ON_WRITE: Final = 0x00800000
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+GONE: Final = (*NOT_THERE, errno.ESTALE)
 """What is said of a path that is there no more, or is something else now."""
 
 
