@@ -407,7 +407,7 @@ def test_an_interrupted_update_in_place_is_finished_first(live: Live) -> None:
         def cut(*_: object) -> None:
             raise Cut
 
-        patch.setattr("chunkstore.worktree.apply.Applier._set_flags", cut)
+        patch.setattr("chunkstore.worktree.finish.Finish._set_flags", cut)
         assert "Cut" in live.pull(code=7).err
     renew(live, "third")
     live.pull("--atomic")
