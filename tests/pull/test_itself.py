@@ -211,3 +211,36 @@ def test_a_program_that_replaces_itself(place: Path, options: tuple[str, ...]) -
     else:
         assert b"changed" in done.stdout
     trees.assert_same(tree, node)
+
+
+def test_a_watch_goes_on_as_the_program_it_pulled(place: Path) -> None:
+    tree, node = place / "tree", place / "node"
+    tree.mkdir()
+    environment_in(tree)
+    store = stores.make_store(place / "store", chunker=None)
+    record(store, tree)
+    stores.bring(LocalBackend(store.root), "web", node)
+    program = next(tree.rglob("imgstore/commands/pull.py"))
+    program.write_text(program.read_text() + "\nprint('the new program', flush=True)\n")
+    stores.settle()
+    record(store, tree)
+    interpreter = next((node / "python/bin").iterdir())
+    with subprocess.Popen(
+        [interpreter, "-B", "-m", "imgstore", "pull", "--watch", f"{store.root}/web", str(node)],
+        env={
+            "PATH": os.environ["PATH"],
+            "LD_LIBRARY_PATH": str(node / "python/lib"),
+            "LC_ALL": "C.UTF-8",
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout is not None
+        try:
+            lines = [watching.stdout.readline() for _ in range(3)]
+        finally:
+            watching.terminate()
+    assert "changed" in lines[0]
+    assert lines[1] == "the new program\n"
+    assert "already" in lines[2]
+    assert watching.returncode == 130

@@ -53,6 +53,9 @@ def _watch(
 ) -> NoReturn:
     """Pull now, and whenever an image moves, until somebody ends it."""
     from chunkstore.watch import watch
+    from imgstore.renewal import Program
+
+    program = Program()
 
     def heard(error: TransferError | None) -> None:
         output.note("the remote answers again" if error is None else f"{error}; waiting for it")
@@ -60,6 +63,8 @@ def _watch(
     def apply() -> None:
         once()
         sys.stdout.flush()
+        # What was pulled may be the system this runs from.
+        program.renew()
 
     watch(reader, [spec.image for spec in specs], apply, tell=heard)
 
