@@ -14,11 +14,7 @@ durable when it returns, and a tree that is only half made never gets to DIR. Le
 tree, and what its versions are, to callers. What others write into DIR between the cloning and the
 swap is not in the new tree, but stays in the previous one.
 
-Who could meddle: see `swappable` for the folder. `.NAME.imgstore` is made by us, closed to all
-others (0700) and known by owner and mode once it is open, no link followed; what lies inside needs
-no check then, since nobody else gets there. Being closed also keeps old programs away from
-everybody: the previous tree may hold the very set-user-id program that the update replaced because
-of a hole in it.
+Who could meddle: see `swappable` for the folder, `beside` for what lies in it.
 """
 
 from __future__ import annotations
@@ -34,6 +30,7 @@ from chunkstore.errors import Conflict, LocalError, NotFound, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects.names import printable
 from chunkstore.worktree import metadata, mountinfo
+from chunkstore.worktree.beside import Beside
 from chunkstore.worktree.remove import remove_tree
 from chunkstore.worktree.swappable import check_place
 
@@ -66,8 +63,6 @@ class Swap:
             raise Conflict("/ can't be swapped for another tree: pull without --atomic")
         self._name = os.fsencode(name)
         self._shown = printable(os.fsencode(self.path))
-        self._beside = b"." + self._name + b".imgstore"
-        self._held: int | None = None
         if len(self._name) > _MAX_NAME:
             raise LocalError(f"{self._shown}: the name is too long to make another beside it")
         with local_errors("can't swap the tree"):
@@ -80,6 +75,7 @@ class Swap:
                     raise NotFound(f"there is no {self._shown}", name=self._shown) from error
                 raise
         self.tree: Final = Directory.held(descriptor, os.fsencode(self.path))
+        self._beside = Beside(self._above, os.fsencode(above), self._name)
         try:
             with local_errors("can't swap the tree"):
                 check_place(self.path, self._above, self.tree.descriptor)
@@ -90,20 +86,18 @@ class Swap:
     @property
     def next_path(self) -> str:
         """Where the new tree is made; for those who take no descriptor."""
-        return os.path.join(os.path.dirname(self.path), os.fsdecode(self._beside), "next")
+        return os.path.join(self._beside.path, "next")
 
     @property
     def previous_path(self) -> str:
         """Where the previous tree lies, when there is one."""
-        return os.path.join(os.path.dirname(self.path), os.fsdecode(self._beside), "previous")
+        return os.path.join(self._beside.path, "previous")
 
     def close(self) -> None:
         """Let go of all descriptors."""
         self.tree.close()
+        self._beside.close()
         os.close(self._above)
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
 
     def __enter__(self) -> Swap:
         return self
@@ -111,44 +105,10 @@ class Swap:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # The directory of ours beside the tree
-
-    def _open_beside(self, *, make: bool) -> int | None:
-        """The directory of ours beside the tree; None when there is none and `make` is not set."""
-        if self._held is not None:
-            return self._held
-        if make:
-            with suppress(FileExistsError):
-                os.mkdir(self._beside, 0o700, dir_fd=self._above)
-        try:
-            descriptor = os.open(self._beside, _FOLDER, dir_fd=self._above)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            raise self._planted() from error
-        status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            os.close(descriptor)
-            raise self._planted()
-        # A folder may hand down its group to what is made inside; that is of no use here.
-        os.fchmod(descriptor, 0o700)
-        self._held = descriptor
-        return descriptor
-
-    def _planted(self) -> Conflict:
-        folder = os.path.dirname(os.fsencode(self.path))
-        where = printable(os.path.join(folder, self._beside))
-        return Conflict(
-            f"{where} is not a directory of ours alone: look who made it, and remove it"
-        )
-
     def probe(self) -> None:
         """Try an exchange with nothing at stake. Raises `LocalError` where there is none."""
         with local_errors("can't swap the tree"):
-            folder = self._open_beside(make=True)
-            assert folder is not None
+            folder = self._beside.make()
             try:
                 for name in _PROBES:
                     with suppress(FileExistsError):
@@ -158,14 +118,7 @@ class Swap:
                 for name in _PROBES:
                     with suppress(OSError):
                         os.rmdir(name, dir_fd=folder)
-                self._tidy(folder)
-
-    def _tidy(self, folder: int) -> None:
-        """Leave no empty directory behind where nothing was to be done."""
-        if not os.listdir(folder):
-            os.rmdir(self._beside, dir_fd=self._above)
-            os.close(folder)
-            self._held = None
+                self._beside.tidy()
 
     def _exchange(self, folder: int, name: bytes, other: int, other_name: bytes) -> None:
         try:
@@ -186,12 +139,10 @@ class Swap:
                 ) from error
             raise
 
-    # The steps
-
     def settle(self) -> None:
         """Finish or clear away what an interrupted run left. Raises `LocalError`, `Conflict`."""
         with local_errors("can't clear away what an interrupted run left"):
-            folder = self._open_beside(make=False)
+            folder = self._beside.open()
             if folder is None:
                 return
             for text in os.listdir(folder):
@@ -207,15 +158,14 @@ class Swap:
                     self._keep(folder, name)
             for name in (NEXT, *_PROBES):
                 remove_tree(folder, name)
-            self._tidy(folder)
+            self._beside.tidy()
 
     def begin(self) -> Directory:
         """Make an empty directory for the new tree; the caller closes it."""
         self.settle()
         self.probe()
         with local_errors("can't make a tree beside the old one"):
-            folder = self._open_beside(make=True)
-            assert folder is not None
+            folder = self._beside.make()
             os.mkdir(NEXT, 0o700, dir_fd=folder)
             return Directory.held(
                 os.open(NEXT, _FOLDER, dir_fd=folder), os.fsencode(self.next_path)
@@ -231,7 +181,7 @@ class Swap:
         Raises `Conflict` when something was mounted, or the tree was replaced, meanwhile.
         """
         with local_errors("can't swap the tree"):
-            folder = self._open_beside(make=False)
+            folder = self._beside.open()
             if folder is None:
                 raise NotFound(f"there is no new tree beside {self._shown}", name=self._shown)
             check_place(self.path, self._above, self.tree.descriptor)
@@ -301,7 +251,7 @@ class Swap:
     def has_previous(self) -> bool:
         """Whether there is a tree to go back to, once `settle` was called."""
         with local_errors("can't look beside the tree"):
-            folder = self._open_beside(make=False)
+            folder = self._beside.open()
             return folder is not None and self._status(folder, PREVIOUS) is not None
 
     def rollback(self) -> None:
@@ -316,7 +266,7 @@ class Swap:
                 name=self._shown,
             )
         with local_errors("can't go back to the previous tree"):
-            folder = self._open_beside(make=False)
+            folder = self._beside.open()
             assert folder is not None
             self._check_unmoved()
             self._change_places(folder, PREVIOUS)
