@@ -25,6 +25,7 @@ from chunkstore.objects import chunklist, delta, manifest
 from chunkstore.objects.digest import HOLE
 from chunkstore.objects.documents import Version
 from chunkstore.objects.entry import Entry
+from chunkstore.objects.lookup import Lookup
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.storage.layers import Layered, loader
 from chunkstore.storage.store import Store
@@ -137,10 +138,7 @@ class _Export:
             return
         differences = delta.diff(self.base.root, root, load)
 
-        def directory(path: bytes) -> Entry:
-            return manifest.find(root, path, load)
-
-        for item in selection.select(differences, directory, self.lost):
+        for item in selection.select(differences, Lookup(root, load).find, self.lost):
             if isinstance(item, Removal):
                 self.removals.append(item.path)
             elif isinstance(item, Revisit):

@@ -8,7 +8,7 @@ be interrupted and repeated itself.
 from __future__ import annotations
 
 from chunkstore.errors import Corrupt, LocalError
-from chunkstore.objects import manifest
+from chunkstore.objects.lookup import Lookup
 from chunkstore.objects.names import printable, split
 from chunkstore.pull import hooks
 from chunkstore.pull.context import Context, require_room, require_writable
@@ -123,7 +123,7 @@ def finish(
         context.tree,
         step,
         aside,
-        lambda path: manifest.find(target.root, path, context.load),
+        Lookup(target.root, context.load).find,
         context.witness([side for side in (before, target) if side is not None]),
         context.report.shortfalls,
     )

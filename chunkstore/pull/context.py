@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from chunkstore import fsio
 from chunkstore.errors import Corrupt, LocalError, NotFound
 from chunkstore.fsio import Directory
-from chunkstore.objects import chunklist, manifest
+from chunkstore.objects import chunklist
 from chunkstore.objects.entry import Entry
-from chunkstore.objects.manifest import Load, NodeRef
+from chunkstore.objects.lookup import Lookup
 from chunkstore.objects.names import printable
 from chunkstore.progress import Progress
 from chunkstore.pull.remote import Remote
@@ -78,14 +78,14 @@ class Context:
 
     def witness(self, sides: Iterable[Installed]) -> Witness:
         """Tells what came from one of these versions from what is the node's own."""
-        roots = [side.root for side in sides]
-        return Witness(self.baseline, lambda path: known(roots, path, self.load), self.load)
+        lookups = [Lookup(side.root, self.load) for side in sides]
+        return Witness(self.baseline, lambda path: _known(lookups, path), self.load)
 
     def planner(self, target: Installed, witness: Witness) -> Planner:
         """A planner for making the tree `target`."""
         return Planner(
             self.tree,
-            lambda path: manifest.find(target.root, path, self.load),
+            Lookup(target.root, self.load).find,
             witness,
             self.mounts,
             self.excludes,
@@ -93,12 +93,12 @@ class Context:
         )
 
 
-def known(roots: Iterable[NodeRef], path: bytes, load: Load) -> list[Entry]:
+def _known(lookups: Iterable[Lookup], path: bytes) -> list[Entry]:
     """The entries of one path in several manifests, where there are any."""
     found = []
-    for root in roots:
+    for lookup in lookups:
         try:
-            found.append(manifest.find(root, path, load))
+            found.append(lookup.find(path))
         except NotFound:
             continue
     return found

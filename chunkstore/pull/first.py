@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from chunkstore.objects import delta, manifest
 from chunkstore.objects.entry import Entry
+from chunkstore.objects.lookup import Lookup
 from chunkstore.pull import hooks
 from chunkstore.pull.context import Context, check_room, require_room, require_writable
 from chunkstore.pull.local import weigh
@@ -137,7 +138,7 @@ class FirstInstallation:
             context.tree,
             step,
             nothing,
-            lambda path: manifest.find(self._target.root, path, context.load),
+            Lookup(self._target.root, context.load).find,
             context.witness([]),
             context.report.shortfalls,
         )
