@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from chunkstore.errors import Corrupt, NotFound
 from chunkstore.objects import codec
@@ -20,6 +19,10 @@ from chunkstore.objects.digest import chunk_digest
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Reader, abandon
 from chunkstore.storage.catalog import FramePlace, Place
+from chunkstore.storage.threads import Threads
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Wanted = tuple[bytes, int]
 """A chunk's digest and length."""
@@ -158,7 +161,8 @@ class _Loaded:
         return self._slice(place)
 
 
-_Arriving = Future[dict[FramePlace, _Loaded]]
+if TYPE_CHECKING:
+    _Arriving = Future[dict[FramePlace, _Loaded]]
 
 
 class _Window:
@@ -182,7 +186,7 @@ class ChunkReader:
         self._reader = reader
         self._locator = locator
         self._max_gap = max_gap
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="chunks")
+        self._pool = Threads(threads, "chunks")
         self._recent: OrderedDict[FramePlace, _Arriving] = OrderedDict()
         self._recent_bytes = 0
         self._generation = 0
@@ -201,7 +205,7 @@ class ChunkReader:
 
     def close(self) -> None:
         """Stop the threads; what is under way is given up."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
 
     def get(self, digest: bytes) -> bytes:
         """One chunk. Raises `NotFound`, `Corrupt`, `TransferError`."""

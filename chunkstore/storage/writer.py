@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chunkstore import fsio
 from chunkstore.errors import local_errors
@@ -24,6 +23,7 @@ from chunkstore.objects.pack import Frame
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Backend
 from chunkstore.storage.catalog import Catalog
+from chunkstore.storage.threads import Threads
 
 COMPRESSORS: Final = 2
 _MAX_UNDER_WAY: Final = 12
@@ -33,7 +33,10 @@ _MAX_FRAMES: Final = 2**16
 _MAX_CHUNKS: Final = 2**20
 """Well below what an index may hold, since one frame of tiny files can add a million chunks."""
 
-Compressed = Future[tuple[int, bytes]]
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    Compressed = Future[tuple[int, bytes]]
 
 
 class NewPack(NamedTuple):
@@ -146,8 +149,8 @@ class ChunkWriter:
         self._catalog = catalog
         self._spool = spool
         self._compression = compression
-        self._pool = ThreadPoolExecutor(COMPRESSORS, thread_name_prefix="compress")
-        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._pool = Threads(COMPRESSORS, "compress")
+        self._sealer = Threads(1, "seal")
         self._sealing: list[Future[NewPack]] = []
         self._files: list[_PackFile] = []
         self._new: set[bytes] = set()
@@ -166,8 +169,8 @@ class ChunkWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._sealer.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
+        self._sealer.close()
         for file in self._files:
             file.abandon()
 
