@@ -8,7 +8,11 @@ has to answer at once. What a verb does is in `commands/<verb>.py`.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Any, Final, NoReturn
 
 from chunkstore.errors import Usage
@@ -23,7 +27,28 @@ _EXIT_CODES: Final = """exit codes:
   4  corrupt data
 
 'imgstore VERB --help' says more, with examples."""
+_USUAL_WIDTH: Final = 80
 _DEFAULTS: Final[dict[str, Any]] = {"store": None, "json": False, "quiet": False, "verbose": 0}
+
+
+@cache
+def _width() -> int:
+    """Columns for help: as `shutil` finds them, without importing it."""
+    with suppress(KeyError, ValueError):
+        columns = int(os.environ["COLUMNS"])
+        if columns > 0:
+            return columns
+    with suppress(AttributeError, ValueError, OSError):
+        assert sys.__stdout__ is not None
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or _USUAL_WIDTH
+    return _USUAL_WIDTH
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Made anew by argparse for every argument of every verb, so it must be quick to make."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_width() - 2)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
         # An abbreviation that works today is ambiguous after the next option: none is taken.
         super().__init__(
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
             **options,
         )
 
