@@ -915,13 +915,18 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("needs root: owners and devices are part of a tree")
-    if options.write_docs and options.only:
-        parser.error("--write-docs is for all scenarios in one run")
     if options.work.exists() and any(options.work.iterdir()):
         parser.error(
             f"{options.work} is not empty: name a directory that may be filled and removed"
         )
     return options
+
+
+def among(found: list[Table], earlier: list[dict[str, Any]]) -> list[Table]:
+    """The tables among those of an earlier run, in the place of their like."""
+    fresh = {table.key: table for table in found}
+    kept = [fresh.pop(document["scenario"], None) or Table.read(document) for document in earlier]
+    return [*kept, *fresh.values()]
 
 
 def main() -> None:
@@ -948,6 +953,10 @@ def main() -> None:
     finally:
         run(Command(["rm", "-rf", "--one-file-system", str(work)]))
     smallest = floor()
+    if options.write_docs and options.only:
+        earlier = json.loads(RESULTS.read_text())
+        found = among(found, earlier["tables"])
+        smallest = max(smallest, earlier["floor"])
     parts = [tables.machine_text(described, trees, options.runs)]
     parts.append(tables.checklist(aims({table.key: table for table in found})))
     parts += [table.markdown(smallest) for table in found]
@@ -957,6 +966,7 @@ def main() -> None:
         "machine": described,
         "trees": trees,
         "runs": options.runs,
+        "floor": smallest,
         "tables": [table.document() for table in found],
     }
     targets = [options.json] if options.json else []

@@ -65,6 +65,18 @@ class Table:
     bytes_are: str
     shows_sync: bool
     rows: list[Row]
+    earlier: dict[str, Any] | None = None
+    """The document this was read from, when an earlier run measured it."""
+
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> Table:
+        """The table of an earlier run: of each row only the medians are known."""
+        rows = [
+            Row(found["name"], found["note"], [Figures(**found["median"])], found["differences"])
+            for found in document["contenders"]
+        ]
+        keys = ("scenario", "title", "about", "reference", "bytes_are", "shows_sync")
+        return cls(*(document[key] for key in keys), rows, earlier=document)
 
     def row(self, name: str) -> Row | None:
         """The row of a contender that ran."""
@@ -72,9 +84,13 @@ class Table:
 
     def document(self) -> dict[str, Any]:
         """For JSON: medians and the wall seconds of every run."""
+        if self.earlier is not None:
+            return self.earlier
         return {
             "scenario": self.key,
             "title": self.title,
+            "about": self.about,
+            "shows_sync": self.shows_sync,
             "reference": self.reference,
             "bytes_are": self.bytes_are,
             "contenders": [
