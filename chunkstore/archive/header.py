@@ -83,10 +83,14 @@ INODE_FLAGS: Final = {
 """Inode flags by the names libarchive gives them; others can't be said in a tar archive."""
 
 
-def header(entry: Entry, stored: int | None = None) -> bytes:
+def header(
+    entry: Entry, stored: int | None = None, *, listing: bytes = b"", acls: bool = True
+) -> bytes:
     """All header blocks of an entry's member.
 
     `stored` is given for a file written as a map and the data between its holes: their bytes.
+    `listing` is what `dumpdir` says a directory holds. Without `acls` they are extended attributes
+    like any others, for readers that know no more than those.
     """
     path, kind, mode, uid, gid, mtime, size, content, _, xattrs, flags, link = entry
     name = b"./" + path
@@ -114,7 +118,7 @@ def header(entry: Entry, stored: int | None = None) -> bytes:
         and gid < _SMALL
         and length < _LARGE
         and 0 <= seconds < _LARGE
-        and not (fraction or xattrs or flags)
+        and not (fraction or xattrs or flags or listing)
         and stored is None
     ):
         return _block(name, mode, uid, gid, length, seconds, flavour, target, device)
@@ -124,7 +128,9 @@ def header(entry: Entry, stored: int | None = None) -> bytes:
     records.numbers(uid, gid, length, mtime)
     if not link:
         # A further name of an inode says nothing about it that the first has not said.
-        records.extras(xattrs, flags)
+        records.extras(xattrs, flags, acls=acls)
+    if listing:
+        records.listing(listing)
     block = _block(field, mode, uid, gid, length, seconds, flavour, target, device, prefix)
     return records.encode() + block
 
@@ -190,13 +196,17 @@ class _Records:
         if mtime % _BILLION or not 0 <= mtime < _LARGE * _BILLION:
             self._add(b"mtime", _decimal(mtime))
 
-    def extras(self, xattrs: tuple[tuple[bytes, bytes], ...], flags: int) -> None:
+    def listing(self, listing: bytes) -> None:
+        """Say what a directory holds."""
+        self._add(b"GNU.dumpdir", listing)
+
+    def extras(self, xattrs: tuple[tuple[bytes, bytes], ...], flags: int, *, acls: bool) -> None:
         """Say what only PAX has words for."""
         names = [name for bit, name in INODE_FLAGS.items() if flags & bit]
         if names:
             self._add(b"SCHILY.fflags", b",".join(names))
         for name, value in xattrs:
-            text = acl.text(value) if name in acl.XATTRS else None
+            text = acl.text(value) if acls and name in acl.XATTRS else None
             if text is not None:
                 self._add(acl.XATTRS[name], text)
             else:

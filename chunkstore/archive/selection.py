@@ -20,8 +20,8 @@ So whatever is still there when a member is unpacked is of the same kind and goe
 name. GNU tar, libarchive and busybox remove what is in the way of a file themselves; the third
 point is for the others.
 
-Promises: pure; memory is the depth of the tree. Leaves how removals are recorded (`sidecar`, or
-another form) to the caller.
+Promises: pure; memory is the depth of the tree. How removals are recorded is `sidecar` here, or
+`dumpdir` or `whiteout`, as the caller likes.
 """
 
 from __future__ import annotations
@@ -36,10 +36,15 @@ from chunkstore.objects.names import is_below, sort_key
 
 
 class Removal(NamedTuple):
-    """A path that has to go; `returns` if a member follows that takes its place."""
+    """A path that has to go.
+
+    `returns` if a member follows that takes its place; `same_kind` if that is of the same kind, so
+    that only a reader which writes into what is there needs it gone.
+    """
 
     path: bytes
     returns: bool
+    same_kind: bool
 
 
 class Revisit(NamedTuple):
@@ -77,7 +82,7 @@ def select(
         if way and not stays:
             way[-1].is_changed = True
         if old is not None and (new is None or _is_in_the_way(old, new)):
-            yield Removal(path, new is not None)
+            yield Removal(path, new is not None, new is not None and old.kind == new.kind)
             gone = path
         if new is not None:
             yield new

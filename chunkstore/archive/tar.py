@@ -30,18 +30,25 @@ _SAYABLE: Final = sum(INODE_FLAGS)
 class TarWriter:
     """One archive on its way into a sink.
 
-    `lost` counts, by kind, what was in the entries and can't be said in a tar archive.
+    `lost` counts, by kind, what was in the entries and can't be said in a tar archive. For `acls`
+    see `header`.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, *, acls: bool = True) -> None:
         self._sink = sink
+        self._acls = acls
         self._written = 0
         self.lost: Counter[str] = Counter()
 
     def add(
-        self, entry: Entry, data: Iterable[bytes] = (), runs: list[sparse.Extent] | None = None
+        self,
+        entry: Entry,
+        data: Iterable[bytes] = (),
+        runs: list[sparse.Extent] | None = None,
+        *,
+        listing: bytes = b"",
     ) -> None:
-        """Append a member.
+        """Append a member; `listing` goes with a directory, see `header`.
 
         A file that is not the further name of another takes `data`, its content in order without
         the holes, and `runs`, where that data lies (`sparse.extents`), unless it has no hole.
@@ -50,15 +57,15 @@ class TarWriter:
         if entry.flags & ~_SAYABLE:
             self.lost["inode flags"] += 1
         if entry.kind != FILE or entry.link:
-            self._write(header(entry))
+            self._write(header(entry, listing=listing, acls=self._acls))
         elif runs is None or not entry.size or runs == [(0, entry.size)]:
-            self._write(header(entry))
+            self._write(header(entry, acls=self._acls))
             self._copy(entry, data, entry.size)
         else:
             segments = sparse.widen(runs, entry.size)
             layout = sparse.encode_map(segments, entry.size)
             length = sum(size for _, size in segments)
-            self._write(header(entry, len(layout) + length))
+            self._write(header(entry, len(layout) + length, acls=self._acls))
             self._write(layout)
             self._copy(entry, sparse.fill(runs, segments, data), length)
 

@@ -199,9 +199,10 @@ def _add_moving(verb: Maker) -> None:
     made.add_argument("--base", metavar="SPEC", help="write only what differs from this version")
     made.add_argument(
         "--deletions",
-        choices=("sidecar", "none"),
+        choices=("sidecar", "gnu", "oci", "none"),
         default="sidecar",
-        help="what is gone since the base: listed in a file beside it (the default), or not told",
+        help="what is gone since the base: listed in a file beside it (the default), told to "
+        "'tar --incremental -x', as whiteouts of a container layer, or not told",
     )
     made.add_argument(
         "--format",

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support import stores
+
+from chunkstore.export import export
+from chunkstore.objects.names import parse_spec
 
 if TYPE_CHECKING:
     from tests.archive.conftest import Lab
@@ -50,7 +54,7 @@ def test_the_page(lab: Lab) -> None:
         script = block.replace("/srv/", f"{lab.path}/")
         subprocess.run(["sh", "-euc", script], check=True)
 
-    full, update, other = commands()
+    full, update, other, incremental = commands()
     lab.tree("target")
     run(full)
     assert lab.see(lab.path / "target") == lab.see(old)
@@ -62,6 +66,18 @@ def test_the_page(lab: Lab) -> None:
     seen = lab.see(lab.path / "target")
     del seen[b""]
     assert seen == {path: item for path, item in lab.see(old).items() if path}
+    lab.tree("store")
+    store = stores.make_store(lab.path / "store")
+    for tree in (old, new):
+        stores.record(store, tree)
+    base, version = (store.resolve(parse_spec(spec)).version for spec in ("web:base", "web"))
+    archive_of_diff = str(lab.path / "image-diff.tar.gz")
+    export(store, version, archive_of_diff, base=base, deletions="gnu")
+    subprocess.run(["rm", "-rf", lab.path / "target"], check=True)
+    lab.tree("target")
+    run(full)
+    run(incremental)
+    assert lab.see(lab.path / "target") == lab.see(new)
     # The line install scripts have used for twenty years, and zstd.
     for line in ("tar -xzSpf /srv/image.tar.gz", "zstd -q < /srv/i.tar > /srv/i.tar.zst"):
         (lab.path / "i.tar").write_bytes(lab.archive(before))

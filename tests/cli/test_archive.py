@@ -71,6 +71,38 @@ def test_export_without_a_list_of_deletions(done: Run, shared: Path, tmp_path: P
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize(
+    ("deletions", "said"), [("gnu", "which 'tar --incremental' does"), ("oci", "whiteouts tell")]
+)
+def test_export_with_deletions_inside(
+    done: Run, shared: Path, tmp_path: Path, deletions: str, said: str
+) -> None:
+    file = tmp_path / "diff.tar.gz"
+
+    ended = done("export", "web", "--base", "web~1", "-o", file, "--deletions", deletions)
+
+    assert said in ended.out
+    assert list(tmp_path.iterdir()) == [file]
+    with tarfile.open(file) as archive:
+        lists = [member.name for member in archive if "GNU.dumpdir" in member.pax_headers]
+    assert bool(lists) == (deletions == "gnu")
+    assert ("./usr/.wh.pipe" in members(file)) == (deletions == "oci")
+
+
+@pytest.mark.parametrize("deletions", ["gnu", "oci", "none"])
+def test_export_of_the_difference_to_stdout(
+    process: Callable[..., Process], done: Run, shared: Path, tmp_path: Path, deletions: str
+) -> None:
+    store = shared.parent / "store"
+    arguments = ["export", "web", "--base", "web~1", "--deletions", deletions, "-o"]
+    done(*arguments, tmp_path / "file.tar.gz")
+
+    ended = process("--store", store, *arguments, "-").end()
+
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.raw == (tmp_path / "file.tar.gz").read_bytes()
+
+
 def test_export_of_no_difference_is_an_archive(done: Run, shared: Path, tmp_path: Path) -> None:
     file = tmp_path / "empty.tar.gz"
 

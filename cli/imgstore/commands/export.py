@@ -25,6 +25,12 @@ _ENDS: Final = {
     ".tar": "tar",
 }
 
+_TOLD: Final = {
+    "gnu": "which 'tar --incremental' does",
+    "oci": "which whiteouts tell",
+    "none": "which is told nowhere",
+}
+
 
 def run(options: Namespace, output: Output) -> int:
     """Write the archive, and say what it holds."""
@@ -57,7 +63,7 @@ def run(options: Namespace, output: Output) -> int:
         sidecar = _as_typed(report.sidecar, options.output)
         text += f"; {counted(report.deletions, 'path')} to delete in {sidecar}"
     elif base is not None and report.deletions:
-        text += f"; {counted(report.deletions, 'path')} to delete, which is told nowhere"
+        text += f"; {counted(report.deletions, 'path')} to delete, {_TOLD[options.deletions]}"
     document = {
         "image": layered_image(found),
         "version": layered_id(found),

@@ -1,0 +1,41 @@
+"""Files that archives are written to: counted, and in place of the old one whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from chunkstore import fsio
+from chunkstore.archive.compression import Sink
+
+
+class Counted:
+    """A sink that counts what is written to it."""
+
+    def __init__(self, file: Sink) -> None:
+        self._file = file
+        self.written = 0
+
+    def write(self, data: bytes, /) -> object:
+        """Take `data`. Raises `OSError`."""
+        self.written += len(data)
+        return self._file.write(data)
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path`, durably, if all goes well. Raises `OSError`."""
+    folder = os.path.dirname(path) or "."
+    temporary = os.path.join(folder, fsio.fresh_name())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o644)
+    try:
+        with open(descriptor, "wb", buffering=1 << 20) as file:
+            yield file
+        fsio.move_durably(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

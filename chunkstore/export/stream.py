@@ -1,0 +1,126 @@
+"""One tar archive on its way from the store: which members, with which content, in which order.
+
+Promises: members come from two manifests and the store's chunks, streamed; the cost of a difference
+follows what differs. Leaves the sink, and what is told beside the archive, to the caller.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import cast
+
+from chunkstore.archive import dumpdir, selection, sparse, whiteout
+from chunkstore.archive.compression import Sink
+from chunkstore.archive.selection import Removal, Revisit, Step
+from chunkstore.archive.tar import TarWriter
+from chunkstore.objects import chunklist, delta, manifest
+from chunkstore.objects.children import children
+from chunkstore.objects.delta import Difference
+from chunkstore.objects.digest import HOLE
+from chunkstore.objects.documents import Version
+from chunkstore.objects.entry import Entry
+from chunkstore.objects.lookup import Lookup
+from chunkstore.progress import Progress
+from chunkstore.storage.layers import Layered, loader
+from chunkstore.storage.store import Store
+from chunkstore.worktree.content import FileContents
+
+Tree = Version | Layered
+"""What can be written, and what it can be compared with."""
+
+
+class Stream:
+    """What goes into one archive.
+
+    `removals` are the paths that have to go, as far as `deletions` tells of them; `lost` counts, by
+    kind, what a tar archive can't say.
+    """
+
+    def __init__(
+        self, store: Store, version: Tree, base: Tree | None, deletions: str, progress: Progress
+    ) -> None:
+        self._store = store
+        self._version = version
+        self._base = base
+        self._deletions = deletions
+        self._progress = progress
+        self._listings: dict[bytes, bytes] = {}
+        self.removals: list[bytes] = []
+        self.lost: Counter[str] = Counter()
+
+    def write(self, sink: Sink) -> int:
+        """Write the archive; returns the number of its members."""
+        with self._store.chunks() as nodes, self._store.chunks() as chunks:
+            load = loader(self._version, nodes.get)
+            if self._base is not None:
+                load = loader(self._base, load)
+            contents = FileContents(self._members(load), chunks, load)
+            return self._write(contents, sink, load)
+
+    def _members(self, load: manifest.Load) -> Iterator[Entry]:
+        root = self._version.root
+        is_layer = self._deletions == "oci"
+        if self._base is None:
+            self._progress.expect(files=root.entries, size=root.size)
+            found = manifest.walk(root, load)
+            yield from map(whiteout.check, found) if is_layer else found
+            return
+        if self._deletions == "gnu":
+            steps = self._steps(load, Counter())
+            below = partial(_right_below, root, load)
+            self._listings = dumpdir.listings(steps, below)
+        told = self._tell(self._steps(load, self.lost))
+        for item in whiteout.whiteouts(told) if is_layer else told:
+            if isinstance(item, Revisit):
+                yield item.entry
+            elif isinstance(item, Entry):
+                yield item
+
+    def _steps(self, load: manifest.Load, lost: Counter[str]) -> Iterator[Step]:
+        assert self._base is not None
+        root = self._version.root
+        differences = partial(delta.diff, self._base.root, root, load)
+        wanted: Iterable[Difference] = (
+            whiteout.whole_groups(differences, partial(manifest.walk, root, load))
+            if self._deletions == "oci"
+            else differences()
+        )
+        return selection.select(wanted, Lookup(root, load).find, lost)
+
+    def _tell(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """The same steps, removals noted."""
+        for item in steps:
+            if isinstance(item, Removal) and self._is_told(item):
+                self.removals.append(item.path)
+            yield item
+
+    def _is_told(self, removal: Removal) -> bool:
+        if self._deletions == "gnu":
+            return not removal.same_kind
+        return self._deletions != "oci" or not removal.returns
+
+    def _write(self, contents: FileContents, sink: Sink, load: manifest.Load) -> int:
+        members = 0
+        writer = TarWriter(sink, acls=self._deletions != "oci")
+        for entry, is_wanted in contents.entries:
+            if is_wanted:
+                has_holes = entry.depth > 0 or HOLE in entry.content
+                runs = sparse.extents(chunklist.walk(entry, load)) if has_holes else None
+                is_whole = runs is not None and sum(size for _, size in runs) == entry.size
+                data = (part for part, _ in contents.content(entry) if part is not None)
+                writer.add(entry, cast(Iterable[bytes], data), None if is_whole else runs)
+            else:
+                # Once: a directory that comes a second time has nothing more to tell.
+                writer.add(entry, listing=self._listings.pop(entry.path, b""))
+            members += 1
+            self._progress.advance(files=1, size=entry.size)
+        writer.finish()
+        self.lost.update(writer.lost)
+        return members
+
+
+def _right_below(root: manifest.NodeRef, load: manifest.Load, path: bytes) -> Iterator[Entry]:
+    return islice(children(root, load, path), 1, None)
