@@ -4,41 +4,28 @@ The difference is found from two manifests and written from stored chunks: neith
 the worktree is read. Promises: the same versions, format and level give the same bytes; the output
 file appears whole or not at all, and what unpacking can't remove stands beside it in a list, or in
 it as `deletions` says. Leaves tar, compression and the choice of members to `archive`, writing them
-to `stream`.
+to `stream`, and images for container tools to `oci`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from chunkstore import fsio
 from chunkstore.archive import compression, selection
 from chunkstore.errors import Usage, local_errors
 from chunkstore.export.output import Counted, replacing
+from chunkstore.export.report import ExportReport
 from chunkstore.export.stream import Stream, Tree
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.storage.store import Store
+
+__all__ = ["DELETIONS", "SIDECAR", "ExportReport", "export", "sidecar_name"]
 
 SIDECAR: Final = "sidecar"
 DELETIONS: Final = (SIDECAR, "gnu", "oci", "none")
 """Where deletions are told: a list beside the archive, lists of what stays as `tar --incremental`
 reads them, whiteouts, nowhere."""
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was written: members, bytes of the archive, paths to remove, and where those stand.
-
-    `lost` counts, by kind, what a tar archive can't say.
-    """
-
-    members: int
-    written: int
-    deletions: int
-    sidecar: str | None
-    lost: Counter[str]
 
 
 def export(

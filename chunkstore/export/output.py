@@ -1,10 +1,11 @@
-"""Files that archives are written to: counted, and in place of the old one whole or not at all."""
+"""Where archives are written to: counted, hashed, in place of the old file whole or not at all."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from typing import BinaryIO
 
 from chunkstore import fsio
@@ -14,14 +15,32 @@ from chunkstore.archive.compression import Sink
 class Counted:
     """A sink that counts what is written to it."""
 
-    def __init__(self, file: Sink) -> None:
-        self._file = file
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
         self.written = 0
 
     def write(self, data: bytes, /) -> object:
         """Take `data`. Raises `OSError`."""
         self.written += len(data)
-        return self._file.write(data)
+        return self._sink.write(data)
+
+
+class Hashed(Counted):
+    """A sink that also takes the SHA-256 of it."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(sink)
+        self._hash = sha256()
+
+    def write(self, data: bytes, /) -> object:
+        """Take `data`. Raises `OSError`."""
+        self._hash.update(data)
+        return super().write(data)
+
+    @property
+    def digest(self) -> str:
+        """Of what was written so far, in hexadecimal."""
+        return self._hash.hexdigest()
 
 
 @contextmanager

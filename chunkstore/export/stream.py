@@ -19,7 +19,7 @@ from chunkstore.archive.tar import TarWriter
 from chunkstore.objects import chunklist, delta, manifest
 from chunkstore.objects.children import children
 from chunkstore.objects.delta import Difference
-from chunkstore.objects.digest import HOLE
+from chunkstore.objects.digest import HOLE, version_digest
 from chunkstore.objects.documents import Version
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.lookup import Lookup
@@ -32,6 +32,20 @@ Tree = Version | Layered
 """What can be written, and what it can be compared with."""
 
 
+def tree_id(tree: Tree) -> str:
+    """The id of the version in hexadecimal, or those of the layers joined by `+`."""
+    if isinstance(tree, Layered):
+        return "+".join(version.id.hex() for version in tree.versions)
+    return version_digest(tree.encode()).hex()
+
+
+def tree_time(tree: Tree) -> int:
+    """When the version was recorded, of layers the last one, in nanoseconds."""
+    return (
+        tree.time if isinstance(tree, Version) else max(each.version.time for each in tree.versions)
+    )
+
+
 class Stream:
     """What goes into one archive.
 
@@ -42,9 +56,9 @@ class Stream:
     def __init__(
         self, store: Store, version: Tree, base: Tree | None, deletions: str, progress: Progress
     ) -> None:
+        self.version = version
+        self.base = base
         self._store = store
-        self._version = version
-        self._base = base
         self._deletions = deletions
         self._progress = progress
         self._listings: dict[bytes, bytes] = {}
@@ -54,16 +68,16 @@ class Stream:
     def write(self, sink: Sink) -> int:
         """Write the archive; returns the number of its members."""
         with self._store.chunks() as nodes, self._store.chunks() as chunks:
-            load = loader(self._version, nodes.get)
-            if self._base is not None:
-                load = loader(self._base, load)
+            load = loader(self.version, nodes.get)
+            if self.base is not None:
+                load = loader(self.base, load)
             contents = FileContents(self._members(load), chunks, load)
             return self._write(contents, sink, load)
 
     def _members(self, load: manifest.Load) -> Iterator[Entry]:
-        root = self._version.root
+        root = self.version.root
         is_layer = self._deletions == "oci"
-        if self._base is None:
+        if self.base is None:
             self._progress.expect(files=root.entries, size=root.size)
             found = manifest.walk(root, load)
             yield from map(whiteout.check, found) if is_layer else found
@@ -80,9 +94,9 @@ class Stream:
                 yield item
 
     def _steps(self, load: manifest.Load, lost: Counter[str]) -> Iterator[Step]:
-        assert self._base is not None
-        root = self._version.root
-        differences = partial(delta.diff, self._base.root, root, load)
+        assert self.base is not None
+        root = self.version.root
+        differences = partial(delta.diff, self.base.root, root, load)
         wanted: Iterable[Difference] = (
             whiteout.whole_groups(differences, partial(manifest.walk, root, load))
             if self._deletions == "oci"

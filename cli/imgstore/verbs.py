@@ -190,6 +190,7 @@ def _add_moving(verb: Maker) -> None:
         "export web -o image.tar.gz",
         "export web --base web:base -o image-diff.tar.gz",
         "export web -o - --format tar | tar -tv",
+        "export web --base web:base --format oci -o web.tar",
         more="With --base only what differs from it, to be unpacked over it.\n\n" + LAYERS,
     )
     made.add_argument("spec", metavar="SPEC", help="the version")
@@ -200,16 +201,42 @@ def _add_moving(verb: Maker) -> None:
     made.add_argument(
         "--deletions",
         choices=("sidecar", "gnu", "oci", "none"),
-        default="sidecar",
         help="what is gone since the base: listed in a file beside it (the default), told to "
         "'tar --incremental -x', as whiteouts of a container layer, or not told",
     )
     made.add_argument(
         "--format",
-        choices=("tar.gz", "tar.zst", "tar"),
-        help="else by the end of FILE's name, or tar.gz",
+        choices=("tar.gz", "tar.zst", "tar", "oci"),
+        help="else by the end of FILE's name, or tar.gz; oci is an image layout for container "
+        "tools: a .tar, or a new directory",
     )
     made.add_argument("--level", type=_count, metavar="N", help="how hard to compress")
+    made = verb(
+        "publish",
+        "keep the archives of an image in a directory, for machines that only know tar",
+        "publish web /srv/www/web",
+        more="image.tar.gz is the version tagged 'base', image-diff.tar.gz what differs in the\n"
+        "latest, image-diff.deletions what has to go first; SHA256SUMS is for 'sha256sum -c'.\n"
+        "What is right already is not written again.",
+    )
+    made.add_argument("image", metavar="IMAGE", help="the image")
+    made.add_argument("directory", metavar="DIR", help="the directory; made if need be")
+    made.add_argument("--level", type=_count, metavar="N", help="how hard to compress")
+    made = verb(
+        "rebase",
+        "let the tag 'base' name the latest version",
+        "rebase web",
+        "rebase web --when-over 40 && imgstore publish web /srv/www/web",
+        more="The diff that 'publish' keeps is empty then, and machines that only know tar fetch\n"
+        "the whole image once more. That pays when the diff has grown.",
+    )
+    made.add_argument("image", metavar="IMAGE", help="the image")
+    made.add_argument(
+        "--when-over",
+        type=_percent,
+        metavar="PERCENT",
+        help="only if the diff is larger than so much of the image",
+    )
     made = verb(
         "checkout",
         "write a version into a directory",
@@ -370,6 +397,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _percent(text: str) -> float:
+    number = float(text.removesuffix("%"))
+    if not 0 <= number < 1e9:
+        raise ValueError
+    return number
+
+
 def _seconds(text: str) -> float:
     number = float(text)
     if not 0 <= number < 1e9:
@@ -378,4 +412,5 @@ def _seconds(text: str) -> float:
 
 
 _count.__name__ = "number"  # what argparse calls the kind of value it could not read
+_percent.__name__ = "percentage"
 _seconds.__name__ = "number of seconds"

@@ -54,7 +54,7 @@ def test_the_page(lab: Lab) -> None:
         script = block.replace("/srv/", f"{lab.path}/")
         subprocess.run(["sh", "-euc", script], check=True)
 
-    full, update, other, incremental = commands()
+    full, update, other, incremental, *_ = commands()
     lab.tree("target")
     run(full)
     assert lab.see(lab.path / "target") == lab.see(old)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -240,3 +241,99 @@ def test_the_archive_of_all_unpacks_to_the_tree(done: Run, shared: Path, tmp_pat
     )
 
     subprocess.run(["diff", "-r", shared, tmp_path / "out"], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["layout", "layout.tar"])
+def test_export_of_an_image_layout(done: Run, shared: Path, tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
+
+    ended = done("export", "web", "--base", "web:base", "--format", "oci", "-o", place, "--json")
+
+    if place.is_file():
+        subprocess.run(["tar", "-xf", place, "-C", tmp_path], check=True)
+        place = tmp_path
+    [found] = json.loads((place / "index.json").read_text())["manifests"]
+    assert ended.document["digest"] == found["digest"]
+    assert ended.document["sidecar"] is None
+    assert found["annotations"] == {"org.opencontainers.image.ref.name": "latest"}
+
+
+@pytest.mark.parametrize(("spec", "name"), [("web:v1", "v1"), ("web~1", None)])
+def test_an_image_layout_is_named_by_its_tag(
+    done: Run, shared: Path, tmp_path: Path, spec: str, name: str | None
+) -> None:
+    ended = done("export", spec, "--format", "oci", "-o", tmp_path / "layout", "--json").document
+
+    [found] = json.loads((tmp_path / "layout/index.json").read_text())["manifests"]
+    [named] = found["annotations"].values()
+    assert named == (name or ended["version"][:12])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-o", "-"],
+        ["-o", "/dev/null"],
+        ["-o", "full"],
+        ["-o", "layout", "--deletions", "sidecar"],
+        ["-o", "layout", "--level", "77"],
+    ],
+)
+def test_an_image_layout_is_refused(
+    run: Run, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+
+    ended = run("export", "web", "--format", "oci", *arguments)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "full"]
+
+
+def test_publish_and_rebase(run: Run, done: Run, web: Path, tmp_path: Path) -> None:
+    place = tmp_path / "www"
+
+    ended = run("publish", "web", place)
+
+    assert ended.code == 0
+    assert ended.out.startswith(f"{place}: web ")
+    assert "image.tar.gz" in ended.out
+    assert "'imgstore rebase web'" in ended.err
+    assert "nothing changed" in run("publish", "web", place).out
+    assert "stays" in done("rebase", "web", "--when-over", "300%").out
+    moved = done("rebase", "web", "--when-over", "50", "--json").document
+    assert moved["moved"]
+    assert moved["base"] == done("show", "web", "--json").document["version"]
+    assert 50 < moved["diff_percent"] <= 100
+    written = done("publish", "web", place, "--json").document
+    assert written["base"] == written["version"] == moved["base"]
+    assert written["diff_percent"] < 5
+    assert sorted(written["files"]) == sorted(
+        path.name for path in place.iterdir() if path.name != "SHA256SUMS"
+    )
+    assert "already" in done("rebase", "web").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["publish", "nope", "DIR"], 3),
+        (["publish", "web:base", "DIR"], 2),
+        (["publish", "web", "/dev/null"], 7),
+        (["publish", "web", "DIR", "--level", "77"], 2),
+        (["rebase", "nope"], 3),
+        (["rebase", "web", "--when-over", "-1"], 2),
+        (["rebase", "web", "--when-over", "much"], 2),
+    ],
+)
+def test_publish_refusals(
+    run: Run, shared: Path, tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    ended = run(*(str(tmp_path / "www") if text == "DIR" else text for text in arguments))
+
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "www/image.tar.gz").exists()

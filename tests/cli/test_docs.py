@@ -35,6 +35,7 @@ def alike(text: str) -> str:
     text = re.sub(r"\b[0-9a-f]{12}\b", "ID", text)
     text = re.sub(r"20\d\d-\d\d-\d\dT[\d:]+[+-]\d\d:\d\d", "TIME", text)
     text = re.sub(r"/\S*/store\b", "STORE", text)
+    text = re.sub(r"\b\d+\.\d%", "PERCENT", text)
     return re.sub(r"[\d.]+ ([KMG]B|bytes?)|[\d,]+ requests?", "SIZE", text)
 
 
@@ -100,6 +101,8 @@ def documented(verb: str) -> set[str]:
         ("verify DIR", ["PULLED"]),
         ("checkout", ["web", "OUT"]),
         ("export", ["web", "-o", "OUT"]),
+        ("publish", ["-q", "web", "OUT"]),
+        ("rebase", ["web"]),
         ("pull", ["STORE/web", "OUT"]),
         ("commit", ["web"]),
         ("tag", ["web", "base"]),

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import BinaryIO, Final
 
 from chunkstore.errors import Usage, local_errors
-from chunkstore.export import export
+from chunkstore.export import SIDECAR, ExportReport, export
+from chunkstore.export.oci import export_image
 from chunkstore.objects.names import parse_layers
-from chunkstore.storage.layers import resolve_layers
-from imgstore.output import Output, counted, human
+from chunkstore.storage.layers import Layered, resolve_layers
+from imgstore.output import Output, counted, human, short
 from imgstore.specs import layered_id, layered_image, layered_short
 from imgstore.stores import open_store
 
@@ -25,6 +26,7 @@ _ENDS: Final = {
     ".tar": "tar",
 }
 
+_IMAGE: Final = "oci"
 _TOLD: Final = {
     "gnu": "which 'tar --incremental' does",
     "oci": "which whiteouts tell",
@@ -36,35 +38,85 @@ def run(options: Namespace, output: Output) -> int:
     """Write the archive, and say what it holds."""
     specs = parse_layers(options.spec)
     base_specs = parse_layers(options.base) if options.base is not None else None
+    _check(options)
     store = open_store(options, output)
     found = resolve_layers(store, specs)
     base = resolve_layers(store, base_specs) if base_specs is not None else None
-    with _target(options.output) as target, output.progress("export") as progress:
-        report = export(
-            store,
-            found,
-            target,
-            base=base,
-            deletions=options.deletions,
-            form=options.format or _form(options.output),
-            level=options.level,
-            progress=progress,
-        )
+    with output.progress("export") as progress:
+        if options.format == _IMAGE:
+            path = os.path.realpath(options.output)
+            report = export_image(
+                store,
+                found,
+                path,
+                base=base,
+                name=_reference(found),
+                level=options.level,
+                progress=progress,
+            )
+        else:
+            with _target(options.output) as target:
+                report = export(
+                    store,
+                    found,
+                    target,
+                    base=base,
+                    deletions=options.deletions or SIDECAR,
+                    form=options.format or _form(options.output),
+                    level=options.level,
+                    progress=progress,
+                )
     output.warnings(
         [
             f"a tar archive can't hold {kind}: left out {counted(count, 'time')}"
             for kind, count in sorted(report.lost.items())
         ]
     )
+    if options.output != "-":
+        text, document = (
+            _text(options, found, base, report),
+            _document(options, found, base, report),
+        )
+        output.report(text, document)
+    return 0
+
+
+def _check(options: Namespace) -> None:
+    if options.format != _IMAGE:
+        return
+    if options.deletions not in (None, "oci"):
+        raise Usage("layers of an image tell deletions by whiteouts: leave --deletions away")
+    is_special = os.path.exists(options.output) and not (
+        os.path.isfile(options.output) or os.path.isdir(options.output)
+    )
+    if options.output == "-" or is_special:
+        raise Usage("an image layout is a directory or a .tar file, and no stream: name one")
+
+
+def _reference(found: Layered) -> str:
+    """What tools are to call the image: its tag, or else the beginning of its id."""
+    spec, version = found.specs[-1], found.versions[-1]
+    return short(version.id) if spec.back else spec.tag
+
+
+def _text(options: Namespace, found: Layered, base: Layered | None, report: ExportReport) -> str:
     text = f"{options.output}: {counted(report.members, 'member')}, {human(report.written)}"
     if base is not None:
         text += f", from {layered_short(base)} to {layered_short(found)}"
+    if report.digest is not None:
+        return f"{text}; {report.digest}"
     if report.sidecar is not None:
         sidecar = _as_typed(report.sidecar, options.output)
         text += f"; {counted(report.deletions, 'path')} to delete in {sidecar}"
     elif base is not None and report.deletions:
         text += f"; {counted(report.deletions, 'path')} to delete, {_TOLD[options.deletions]}"
-    document = {
+    return text
+
+
+def _document(
+    options: Namespace, found: Layered, base: Layered | None, report: ExportReport
+) -> dict[str, object]:
+    return {
         "image": layered_image(found),
         "version": layered_id(found),
         "base": None if base is None else layered_id(base),
@@ -73,11 +125,9 @@ def run(options: Namespace, output: Output) -> int:
         "size": report.written,
         "deletions": report.deletions,
         "sidecar": report.sidecar,
+        "digest": report.digest,
         "lost": dict(report.lost),
     }
-    if options.output != "-":
-        output.report(text, document)
-    return 0
 
 
 def _form(name: str) -> str:
