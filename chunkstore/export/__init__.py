@@ -16,7 +16,7 @@ from chunkstore.archive import compression, selection
 from chunkstore.errors import Usage, local_errors
 from chunkstore.export.output import Counted, replacing
 from chunkstore.export.report import ExportReport
-from chunkstore.export.stream import Stream, Tree
+from chunkstore.export.stream import Base, Stream, Tree
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.storage.store import Store
 
@@ -33,7 +33,7 @@ def export(
     version: Tree,
     output: str | BinaryIO,
     *,
-    base: Tree | None = None,
+    base: Base | None = None,
     deletions: str = SIDECAR,
     form: str = "tar.gz",
     level: int | None = None,

@@ -56,8 +56,8 @@ def export_image(
         layers, members = [], 0
         for stream in streams:
             comment = tree_id(stream.version)
-            if stream.base is not None:
-                comment = f"{tree_id(stream.base)} to {comment}"
+            if stream.base is not None and base is not None:
+                comment = f"{tree_id(base)} to {comment}"
             layer, count = _layer(place, stream, comment, level)
             layers.append(layer)
             members += count

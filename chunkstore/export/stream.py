@@ -16,6 +16,7 @@ from chunkstore.archive import dumpdir, selection, sparse, whiteout
 from chunkstore.archive.compression import Sink
 from chunkstore.archive.selection import Removal, Revisit, Step
 from chunkstore.archive.tar import TarWriter
+from chunkstore.export.tarball import Tarball
 from chunkstore.objects import chunklist, delta, manifest
 from chunkstore.objects.children import children
 from chunkstore.objects.delta import Difference
@@ -29,7 +30,9 @@ from chunkstore.storage.store import Store
 from chunkstore.worktree.content import FileContents
 
 Tree = Version | Layered
-"""What can be written, and what it can be compared with."""
+"""What can be written."""
+Base = Version | Layered | Tarball
+"""What it can be compared with."""
 
 
 def tree_id(tree: Tree) -> str:
@@ -54,7 +57,7 @@ class Stream:
     """
 
     def __init__(
-        self, store: Store, version: Tree, base: Tree | None, deletions: str, progress: Progress
+        self, store: Store, version: Tree, base: Base | None, deletions: str, progress: Progress
     ) -> None:
         self.version = version
         self.base = base
@@ -69,7 +72,9 @@ class Stream:
         """Write the archive; returns the number of its members."""
         with self._store.chunks() as nodes, self._store.chunks() as chunks:
             load = loader(self.version, nodes.get)
-            if self.base is not None:
+            if isinstance(self.base, Tarball):
+                load = self.base.over(load)
+            elif self.base is not None:
                 load = loader(self.base, load)
             contents = FileContents(self._members(load), chunks, load)
             return self._write(contents, sink, load)
@@ -96,13 +101,17 @@ class Stream:
     def _steps(self, load: manifest.Load, lost: Counter[str]) -> Iterator[Step]:
         assert self.base is not None
         root = self.version.root
-        differences = partial(delta.diff, self.base.root, root, load)
+        differences = partial(self._differences, self.base, load)
         wanted: Iterable[Difference] = (
             whiteout.whole_groups(differences, partial(manifest.walk, root, load))
             if self._deletions == "oci"
             else differences()
         )
         return selection.select(wanted, Lookup(root, load).find, lost)
+
+    def _differences(self, base: Base, load: manifest.Load) -> Iterable[Difference]:
+        found = delta.diff(base.root, self.version.root, load)
+        return base.as_told(found) if isinstance(base, Tarball) else found
 
     def _tell(self, steps: Iterable[Step]) -> Iterator[Step]:
         """The same steps, removals noted."""

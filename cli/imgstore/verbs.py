@@ -189,6 +189,7 @@ def _add_moving(verb: Maker) -> None:
         "write a version, or what it changes, as an archive",
         "export web -o image.tar.gz",
         "export web --base web:base -o image-diff.tar.gz",
+        "export web --base /srv/old/image.tar.gz -o image-diff.tar.gz",
         "export web -o - --format tar | tar -tv",
         "export web --base web:base --format oci -o web.tar",
         more="With --base only what differs from it, to be unpacked over it.\n\n" + LAYERS,
@@ -197,7 +198,12 @@ def _add_moving(verb: Maker) -> None:
     made.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="the archive; - is stdout"
     )
-    made.add_argument("--base", metavar="SPEC", help="write only what differs from this version")
+    made.add_argument(
+        "--base",
+        metavar="BASE",
+        help="write only what differs from this version, or from a tar archive (one that ends in "
+        ".tar, .tar.gz and the like, or has a / in it)",
+    )
     made.add_argument(
         "--deletions",
         choices=("sidecar", "gnu", "oci", "none"),

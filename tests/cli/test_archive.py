@@ -337,3 +337,52 @@ def test_publish_refusals(
     assert (ended.code, ended.out) == (code, "")
     assert ended.err.count("\n") == 1
     assert not (tmp_path / "www/image.tar.gz").exists()
+
+
+def test_export_from_an_archive(
+    done: Run, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done("export", "web~1", "-o", "image.tar.gz")
+    done("export", "web", "--base", "web~1", "-o", "diff.tar.gz")
+    for base in ("image.tar.gz", "./image.tar.gz", tmp_path / "image.tar.gz"):
+        ended = done("export", "web", "--base", base, "-o", "other.tar.gz", "--json").document
+
+        assert ended["base"] == str(base)
+        assert (tmp_path / "other.tar.gz").read_bytes() == (tmp_path / "diff.tar.gz").read_bytes()
+    assert (
+        "from image.tar.gz to"
+        in done("export", "web", "--base", "image.tar.gz", "-o", "other.tar.gz").out
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "options", "code"),
+    [
+        ("nothing.tar.gz", [], 3),
+        ("./nothing", [], 3),
+        ("./text", [], 4),
+        (".", [], 2),
+        ("./", [], 7),
+        ("image.tar", ["--format", "oci"], 2),
+    ],
+)
+def test_export_from_what_is_no_base(
+    run: Run,
+    done: Run,
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    base: str,
+    options: list[str],
+    code: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done("export", "web~1", "-o", "image.tar")
+    (tmp_path / "text").write_text("no archive\n" * 100)
+
+    ended = run("export", "web", "--base", base, "-o", "out.tar", *options)
+
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "out.tar").exists()

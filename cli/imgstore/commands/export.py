@@ -6,17 +6,22 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import BinaryIO, Final
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from chunkstore.errors import Usage, local_errors
 from chunkstore.export import SIDECAR, ExportReport, export
 from chunkstore.export.oci import export_image
+from chunkstore.export.stream import Base
+from chunkstore.export.tarball import Tarball, open_tarball
 from chunkstore.objects.names import parse_layers
 from chunkstore.storage.layers import Layered, resolve_layers
 from imgstore.output import Output, counted, human, short
 from imgstore.specs import layered_id, layered_image, layered_short
 from imgstore.stores import open_store
+
+if TYPE_CHECKING:
+    from chunkstore.storage.store import Store
 
 _ENDS: Final = {
     ".tar.gz": "tar.gz",
@@ -26,6 +31,7 @@ _ENDS: Final = {
     ".tar": "tar",
 }
 
+_ARCHIVES: Final = (*_ENDS, ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 _IMAGE: Final = "oci"
 _TOLD: Final = {
     "gnu": "which 'tar --incremental' does",
@@ -37,35 +43,20 @@ _TOLD: Final = {
 def run(options: Namespace, output: Output) -> int:
     """Write the archive, and say what it holds."""
     specs = parse_layers(options.spec)
-    base_specs = parse_layers(options.base) if options.base is not None else None
+    base_specs = None
+    if options.base is not None and not _is_archive(options.base):
+        base_specs = parse_layers(options.base)
     _check(options)
     store = open_store(options, output)
     found = resolve_layers(store, specs)
-    base = resolve_layers(store, base_specs) if base_specs is not None else None
-    with output.progress("export") as progress:
-        if options.format == _IMAGE:
-            path = os.path.realpath(options.output)
-            report = export_image(
-                store,
-                found,
-                path,
-                base=base,
-                name=_reference(found),
-                level=options.level,
-                progress=progress,
-            )
-        else:
-            with _target(options.output) as target:
-                report = export(
-                    store,
-                    found,
-                    target,
-                    base=base,
-                    deletions=options.deletions or SIDECAR,
-                    form=options.format or _form(options.output),
-                    level=options.level,
-                    progress=progress,
-                )
+    with ExitStack() as stack:
+        base: Base | None = None
+        if base_specs is not None:
+            base = resolve_layers(store, base_specs)
+        elif options.base is not None:
+            with output.progress("read the base") as progress:
+                base = stack.enter_context(open_tarball(store, options.base, progress=progress))
+        report = _export(options, output, store, found, base)
     output.warnings(
         [
             f"a tar archive can't hold {kind}: left out {counted(count, 'time')}"
@@ -79,6 +70,43 @@ def run(options: Namespace, output: Output) -> int:
         )
         output.report(text, document)
     return 0
+
+
+def _is_archive(text: str) -> bool:
+    """Whether a base is a file, and no SPEC."""
+    return "/" in text or text.endswith(_ARCHIVES)
+
+
+def _export(
+    options: Namespace, output: Output, store: Store, found: Layered, base: Base | None
+) -> ExportReport:
+    with output.progress("export") as progress:
+        if options.format == _IMAGE:
+            if isinstance(base, Tarball):
+                raise Usage(
+                    f"{base.path} is no layer that could be taken over: import it as an image, and "
+                    "name that as the base"
+                )
+            return export_image(
+                store,
+                found,
+                os.path.realpath(options.output),
+                base=base,
+                name=_reference(found),
+                level=options.level,
+                progress=progress,
+            )
+        with _target(options.output) as target:
+            return export(
+                store,
+                found,
+                target,
+                base=base,
+                deletions=options.deletions or SIDECAR,
+                form=options.format or _form(options.output),
+                level=options.level,
+                progress=progress,
+            )
 
 
 def _check(options: Namespace) -> None:
@@ -99,10 +127,11 @@ def _reference(found: Layered) -> str:
     return short(version.id) if spec.back else spec.tag
 
 
-def _text(options: Namespace, found: Layered, base: Layered | None, report: ExportReport) -> str:
+def _text(options: Namespace, found: Layered, base: Base | None, report: ExportReport) -> str:
     text = f"{options.output}: {counted(report.members, 'member')}, {human(report.written)}"
     if base is not None:
-        text += f", from {layered_short(base)} to {layered_short(found)}"
+        old = layered_short(base) if isinstance(base, Layered) else options.base
+        text += f", from {old} to {layered_short(found)}"
     if report.digest is not None:
         return f"{text}; {report.digest}"
     if report.sidecar is not None:
@@ -114,12 +143,12 @@ def _text(options: Namespace, found: Layered, base: Layered | None, report: Expo
 
 
 def _document(
-    options: Namespace, found: Layered, base: Layered | None, report: ExportReport
+    options: Namespace, found: Layered, base: Base | None, report: ExportReport
 ) -> dict[str, object]:
     return {
         "image": layered_image(found),
         "version": layered_id(found),
-        "base": None if base is None else layered_id(base),
+        "base": layered_id(base) if isinstance(base, Layered) else options.base,
         "file": options.output,
         "members": report.members,
         "size": report.written,
