@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from chunkstore import fsio
-from chunkstore.errors import ChunkstoreError, LocalError, NotFound, Usage, local_errors
+from chunkstore.errors import ChunkstoreError, Corrupt, LocalError, NotFound, Usage, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects import delta, manifest
 from chunkstore.objects.chunker import Parameters
@@ -35,14 +35,22 @@ from chunkstore.worktree.capture import Sink, Unsteady, Vanished, capture
 from chunkstore.worktree.patterns import Patterns, own_rules
 from chunkstore.worktree.scan import Gone, Scan
 
+if TYPE_CHECKING:
+    from chunkstore.storage.deltas import DeltaReport
+
 _SHOWN_ERRORS: Final = 5
+_WORTH_DELTAS: Final = 256 * 1024
+"""Bytes that have to be new before it is asked what they come from."""
 Remark = tuple[bytes, str]
 """A path and what is to be said about it."""
 
 
 @dataclass(frozen=True)
 class CommitReport:
-    """What a commit did. `version` is the image's latest, new or not; `changes` counts letters."""
+    """What a commit did. `version` is the image's latest, new or not; `changes` counts letters.
+
+    `deltas` is what was written besides for nodes that are one version behind.
+    """
 
     version: Resolved
     is_new: bool
@@ -51,6 +59,7 @@ class CommitReport:
     raw: int
     stored: int
     packs: int
+    deltas: DeltaReport | None
     warnings: list[Remark]
     unsteady: list[bytes]
 
@@ -221,17 +230,30 @@ class _Worktree:
         # The version stands, whatever becomes of the cache: without one, the next commit reads all.
         with suppress(OSError, LocalError):
             self._remember(version_id)
+        published = Resolved(version_id, self.store.version(version_id))
         return CommitReport(
-            version=Resolved(version_id, self.store.version(version_id)),
+            version=published,
             is_new=bool(written.packs) or self.parent is None or version_id != self.parent.id,
             changes=changes,
             chunks=written.chunks,
             raw=written.raw,
             stored=written.stored,
             packs=len(written.packs),
+            deltas=self._deltas(published, written),
             warnings=self.scan.report.warnings,
             unsteady=self.unsteady,
         )
+
+    def _deltas(self, published: Resolved, written: Written) -> DeltaReport | None:
+        """Write delta packs, if that may pay. They are a hint: trouble with them is none."""
+        if self.parent is None or written.raw < _WORTH_DELTAS:
+            return None
+        from chunkstore.storage.deltas import write_deltas
+
+        with suppress(OSError, LocalError, Corrupt, NotFound):
+            packs = [new.id for new in written.packs]
+            return write_deltas(self.store, published, self.parent, packs)
+        return None
 
     def status(self) -> tuple[list[delta.Difference], list[Remark]]:
         sink = _Weighed()

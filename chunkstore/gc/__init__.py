@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from dataclasses import replace
 from typing import Final
 
 from chunkstore.errors import LocalError, Usage, local_errors
 from chunkstore.gc.census import Census
 from chunkstore.gc.collection import Collection, GcReport
+from chunkstore.gc.deltas import unneeded_deltas
 from chunkstore.gc.leftovers import leftovers
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.storage.store import Store
@@ -55,7 +57,9 @@ def collect(
                 if not dry_run:
                     run.change(progress or Unwatched())
                 swept = _sweep(store, before, dry_run=dry_run)
-                return run.report(swept=swept, dry_run=dry_run)
+                report = run.report(swept=swept, dry_run=dry_run)
+            freed = _drop_deltas(store, dry_run=dry_run)
+            return replace(report, freed=report.freed + freed)
         except sqlite3.OperationalError as error:
             raise LocalError(f"can't keep the books of the collection: {error}") from error
 
@@ -67,3 +71,13 @@ def _sweep(store: Store, before: int, *, dry_run: bool) -> int:
             for path in found:
                 os.unlink(path)
     return len(found)
+
+
+def _drop_deltas(store: Store, *, dry_run: bool) -> int:
+    """Remove delta packs nobody will ask for; returns their bytes."""
+    names = unneeded_deltas(store)
+    freed = sum(map(store.reader.size, names))
+    if not dry_run:
+        for name in names:
+            store.backend.delete(name)
+    return freed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 from chunkstore.storage import layout
 from chunkstore.storage.store import Store
@@ -20,7 +21,7 @@ def leftovers(store: Store, before: int) -> Iterator[str]:
     be written without the lock.
     """
     for folder in _folders(store.root):
-        with os.scandir(folder) as found:
+        with suppress(FileNotFoundError), os.scandir(folder) as found:
             for item in found:
                 is_unfinished = item.name.startswith(".") and item.is_file(follow_symlinks=False)
                 if is_unfinished and item.stat(follow_symlinks=False).st_mtime_ns <= before:
@@ -38,7 +39,7 @@ def leftovers(store: Store, before: int) -> Iterator[str]:
 
 
 def _folders(root: str) -> Iterator[str]:
-    for name in (layout.PACKS, layout.VERSIONS, layout.LOCATE):
+    for name in (layout.PACKS, layout.VERSIONS, layout.LOCATE, layout.DELTAS):
         yield os.path.join(root, name)
     images = os.path.join(root, layout.IMAGES)
     with os.scandir(images) as found:

@@ -22,6 +22,8 @@ HOLE: Final = bytes(SIZE)
 VERSION_CONTEXT: Final = "imgstore 2026-11 version"
 PACK_CONTEXT: Final = "imgstore 2026-11 pack"
 INDEX_CONTEXT: Final = "imgstore 2026-11 index"
+DELTA_PACK_CONTEXT: Final = "imgstore 2026-11 delta pack"
+DELTA_INDEX_CONTEXT: Final = "imgstore 2026-11 delta index"
 
 
 def chunk_digest(data: bytes | bytearray | memoryview) -> bytes:
@@ -37,6 +39,16 @@ def version_digest(data: bytes) -> bytes:
 def index_digest(data: bytes | memoryview) -> bytes:
     """The checksum at the end of a pack index."""
     return blake3(data, derive_key_context=INDEX_CONTEXT).digest()
+
+
+def delta_index_digest(data: bytes | memoryview) -> bytes:
+    """The checksum at the end of a delta pack's index."""
+    return blake3(data, derive_key_context=DELTA_INDEX_CONTEXT).digest()
+
+
+def delta_pack_hasher() -> blake3:
+    """A running hash for the name of a delta pack."""
+    return blake3(derive_key_context=DELTA_PACK_CONTEXT)
 
 
 def pack_hasher() -> blake3:

@@ -200,14 +200,15 @@ def parse_locate(data: bytes, version_id: bytes) -> list[PackUse]:
     where = f"locate hint of version {version_id.hex()}"
     match record.unseal(data, _LOCATE_MAGIC, 1, where):
         case (bytes(named), tuple(raw)) if named == version_id:
-            return [_check_use(item, where) for item in raw]
+            return [check_use(item, where) for item in raw]
     raise Corrupt(f"{where}: is not a locate hint", where=where)
 
 
-def _check_use(item: Any, where: str) -> PackUse:
+def check_use(item: Any, where: str, max_index: int = MAX_INDEX) -> PackUse:
+    """A pack and its sizes as a decoded record names them. Raises `Corrupt`."""
     match item:
         case (bytes(pack), int(pack_size), int(index_size)):
-            sizes = pack_size > 0 and 0 < index_size <= MAX_INDEX
+            sizes = pack_size > 0 and 0 < index_size <= max_index
             if len(pack) == SIZE and record.whole(pack_size, index_size) and sizes:
                 return PackUse(pack, pack_size, index_size)
     raise Corrupt(f"{where}: bad pack", where=where)

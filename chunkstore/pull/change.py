@@ -7,12 +7,16 @@ be interrupted and repeated itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from chunkstore.errors import Corrupt, LocalError
 from chunkstore.objects.lookup import Lookup
 from chunkstore.objects.names import printable, split
-from chunkstore.pull import hooks
+from chunkstore.pull import deltas, hooks
 from chunkstore.pull.context import Context, require_room, require_writable
-from chunkstore.pull.local import fetch, find_locally, weigh
+from chunkstore.pull.deltas import DeltaChunks, Offered
+from chunkstore.pull.local import fetch, find_locally, needed_for, weigh
+from chunkstore.pull.remote import CONNECTIONS
 from chunkstore.storage.chunks import ChunkReader, Locator, Nowhere
 from chunkstore.worktree import journal
 from chunkstore.worktree.apply import Applier
@@ -42,21 +46,36 @@ def carry_out(
     context.progress.expect(files=len(plan.made), size=plan.size)
     sources = TreeChunks(context.tree)
     try:
-        missing = find_locally(context, plan.made, [side.root for side in sides], sources)
+        needed = needed_for(context, plan.made)
+        offer = _offered(context, target, needed)
+        roots = [side.root for side in sides]
+        missing = find_locally(context, needed, roots, sources, besides=deltas.bases(offer))
+        chosen = deltas.choose(offer, missing, sources)
         if context.options.dry_run:
             report.saved = [(path, b"") for path in plan.saved]
             if context.remote is not None:
-                weigh(context, context.remote, missing)
+                brought = deltas.chunks(chosen)
+                weigh(context, context.remote, [item for item in missing if item not in brought])
+                report.moving += deltas.size(chosen)
             return
-        _prepare_and_apply(context, plan, missing, sources, target, source)
+        _prepare_and_apply(context, plan, missing, chosen, sources, target, source)
     finally:
         sources.close()
+
+
+def _offered(context: Context, target: Installed, needed: Mapping[bytes, int]) -> list[Offered]:
+    """The delta frames that the remote has for what is needed."""
+    if context.remote is None:
+        return []
+    versions = (layer.version for layer in target.layers)
+    return deltas.offered(context.remote.reader, versions, needed)
 
 
 def _prepare_and_apply(
     context: Context,
     plan: Plan,
     missing: list[bytes],
+    chosen: list[Offered],
     sources: TreeChunks,
     target: Installed,
     source: Source,
@@ -64,14 +83,21 @@ def _prepare_and_apply(
     require_writable(context, plan.paths())
     require_room(context, plan.made)
     stage = context.state.stage()
+    local = DeltaChunks(sources, stage)
     if missing:
         if context.remote is None or context.remote.locator is None:
             raise Corrupt(f"chunk {missing[0].hex()} is not on this node: pull again")
-        fetch(context, context.remote, missing, stage)
+        if chosen:
+            local.fetch(chosen, context.remote.reader, threads=CONNECTIONS)
+        rest = [digest for digest in missing if not local.has(digest)]
+        context.report.delta_chunks = len(missing) - len(rest)
+        context.report.moving = deltas.size(chosen)
+        if rest:
+            fetch(context, context.remote, rest, stage)
         require_room(context, plan.made)
     points = points_of((entry.path for entry in plan.made), context.mounts)
     with Aside.make(context.tree, points, context.mounts) as aside:
-        made = _make_aside(context, plan, points, aside, sources)
+        made = _make_aside(context, plan, points, aside, sources, local)
         after = hooks.before(context, target)
         step = _journal(context, plan, made, aside)
         # What is done from here on may replace this very program and its libraries.
@@ -82,7 +108,12 @@ def _prepare_and_apply(
 
 
 def _make_aside(
-    context: Context, plan: Plan, points: list[bytes], aside: Aside, sources: TreeChunks
+    context: Context,
+    plan: Plan,
+    points: list[bytes],
+    aside: Aside,
+    sources: TreeChunks,
+    local: DeltaChunks,
 ) -> list[Made]:
     preparation = Preparation(
         *(context.tree, aside, points, context.mounts),
@@ -93,7 +124,7 @@ def _make_aside(
         # Nothing is missing, and what turns out to have gone since has nowhere to come from.
         locator = Nowhere()
     with ChunkReader(context.state.stage(), locator, max_gap=0) as staged:
-        contents = FileContents(plan.made, staged, context.load, reuse=sources)
+        contents = FileContents(plan.made, staged, context.load, reuse=local)
         return preparation.prepare(contents)
 
 

@@ -7,7 +7,7 @@ here is no source, and its chunks are fetched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from chunkstore.errors import Corrupt, NotFound
 from chunkstore.objects import chunklist, manifest
@@ -23,24 +23,36 @@ from chunkstore.worktree.sources import TreeChunks
 _AT_ONCE = 4096
 
 
-def find_locally(
-    context: Context, made: Iterable[Entry], roots: Iterable[NodeRef], sources: TreeChunks
-) -> list[bytes]:
-    """Find the chunks of new files in the tree; returns those that are not there.
-
-    `roots` are the manifests of the versions the tree may hold parts of. Fills in the report.
-    """
+def needed_for(context: Context, made: Iterable[Entry]) -> dict[bytes, int]:
+    """The chunks of new files, and their lengths."""
     needed: dict[bytes, int] = {}
     for entry in made:
         if has_content(entry):
             needed.update(chunks_of(entry, context.load))
+    return needed
+
+
+def find_locally(
+    context: Context,
+    needed: Mapping[bytes, int],
+    roots: Iterable[NodeRef],
+    sources: TreeChunks,
+    *,
+    besides: Set[bytes] = frozenset(),
+) -> list[bytes]:
+    """Find chunks in the tree; returns those of `needed` that are not there.
+
+    `roots` are the manifests of the versions the tree may hold parts of. Of what is wanted
+    `besides` the places are noted, not looked at. Fills in the report.
+    """
     report = context.report
     report.needed_chunks = len(needed)
     report.needed_bytes = sum(needed.values())
     missing = list(needed)
     for root in roots:
         if missing:
-            _note_places(context, manifest.walk(root, context.load), set(missing), sources)
+            wanted = {*besides, *missing}
+            _note_places(context, manifest.walk(root, context.load), wanted, sources)
         for digest in missing:
             if sources.has(digest) and sources.load(digest, needed[digest]) is None:
                 # The file was changed here since it was installed.
@@ -54,7 +66,7 @@ def find_locally(
 
 
 def _note_places(
-    context: Context, entries: Iterable[Entry], needed: set[bytes], sources: TreeChunks
+    context: Context, entries: Iterable[Entry], needed: Set[bytes], sources: TreeChunks
 ) -> None:
     for entry in entries:
         if not has_content(entry):
@@ -83,7 +95,7 @@ def _fetch(context: Context, remote: Remote, places: dict[bytes, Place], stage: 
     frames: dict[FramePlace, list[tuple[bytes, Place]]] = {}
     for digest, place in places.items():
         frames.setdefault(place.frame, []).append((digest, place))
-    context.report.moving = sum(frame.stored for frame in frames)
+    context.report.moving += sum(frame.stored for frame in frames)
     stage.fetch(frames, remote.reader, threads=CONNECTIONS)
 
 
@@ -93,7 +105,7 @@ def weigh(context: Context, remote: Remote, chunks: Iterable[bytes]) -> None:
     for batch in _batches(chunks):
         assert remote.locator is not None
         frames.update(place.frame for place in remote.locator.places(batch).values())
-    context.report.moving = sum(frame.stored for frame in frames)
+    context.report.moving += sum(frame.stored for frame in frames)
 
 
 def _batches(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -42,7 +42,8 @@ class PullOptions:
 class PullReport:
     """What a pull did, or would do. Chunks are counted once, however often they occur.
 
-    `fetched` is raw bytes, `moving` the stored ones that hold them. `received` are the bytes that
+    `fetched` is raw bytes, `moving` the stored ones that hold them; of the chunks
+    `delta_chunks` came as differences from what was here. `received` are the bytes that
     came from the remote, everything included, in `requests`. `saved` are (old, new) paths, `kept`
     what was changed here and left alone, `left_alone` mounts that are not the image's.
     """
@@ -63,6 +64,7 @@ class PullReport:
     local_bytes: int = 0
     fetched_chunks: int = 0
     fetched_bytes: int = 0
+    delta_chunks: int = 0
     moving: int = 0
     received: int = 0
     requests: int = 0

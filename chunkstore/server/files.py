@@ -28,7 +28,7 @@ from blake3 import blake3
 from chunkstore.objects.names import NAME
 from chunkstore.server.delivery import FileResponse, delivering, refuse_bodies
 from chunkstore.server.limits import Limits
-from chunkstore.server.public import DIGEST, PACK_FILE, PublicTree
+from chunkstore.server.public import DELTA_FILE, DIGEST, PACK_FILE, PublicTree
 from chunkstore.server.ranges import (
     UnsatisfiableRangeError,
     none_match,
@@ -66,6 +66,8 @@ def application(store_root: Path, limits: Limits) -> web.Application:
     app.router.add_get(f"/versions/{{name:{DIGEST}}}", files.immutable)
     app.router.add_get(f"/packs/{{name:{PACK_FILE}}}", files.immutable)
     app.router.add_get(f"/locate/{{name:{DIGEST}}}", files.hint)
+    app.router.add_get(f"/deltas/{{name:{DIGEST}}}", files.hint)
+    app.router.add_get(f"/deltas/{{name:{DELTA_FILE}}}", files.immutable)
     return app
 
 

@@ -9,6 +9,7 @@ component is opened relative to its parent's descriptor with O_NOFOLLOW.
     /versions/<64 hex>
     /packs/<64 hex>.pack  .idx  .torrent
     /locate/<64 hex>
+    /deltas/<64 hex>  .pack  .idx
 
 A path that fits the grammar has no `.`-only, empty or encoded component, so it
 is the file's path below the root as it stands. `local/`, temporary files and
@@ -27,6 +28,7 @@ from chunkstore.objects.names import NAME
 
 DIGEST: Final = r"[0-9a-f]{64}"
 PACK_FILE: Final = DIGEST + r"\.(?:pack|idx|torrent)"
+DELTA_FILE: Final = DIGEST + r"\.(?:pack|idx)"
 
 # O_PATH on a symbolic link would open the link itself; O_DIRECTORY refuses it.
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -9,7 +9,7 @@ whatever the number of chunks. Leaves finding places to a `Locator` and bytes to
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -113,9 +113,14 @@ def plan_ranges(
     return ranges
 
 
-def read_range(reader: Reader, wanted: Range) -> list[tuple[FramePlace, memoryview]]:
-    """The stored bytes of each frame of a range. Raises `Corrupt` for a pack that is too short."""
-    data = memoryview(reader.get(layout.pack(wanted.pack), wanted.start, wanted.stop))
+def read_range(
+    reader: Reader, wanted: Range, *, name: Callable[[bytes], str] = layout.pack
+) -> list[tuple[FramePlace, memoryview]]:
+    """The stored bytes of each frame of a range. Raises `Corrupt` for a pack that is too short.
+
+    `name` says what the object of a pack is called.
+    """
+    data = memoryview(reader.get(name(wanted.pack), wanted.start, wanted.stop))
     where = f"pack {wanted.pack.hex()}"
     if len(data) != wanted.stop - wanted.start:
         raise Corrupt(f"{where}: ends before byte {wanted.stop}", where=where)

@@ -10,13 +10,16 @@ IMAGES: Final = "images/"
 VERSIONS: Final = "versions/"
 PACKS: Final = "packs/"
 LOCATE: Final = "locate/"
+DELTAS: Final = "deltas/"
 LOCAL: Final = "local"
 """A directory beside the objects that is never served: catalog, locks, spool, caches."""
 
 PACK_FILE: Final = re.compile(r"packs/(?P<id>[0-9a-f]{64})\.(?P<suffix>pack|idx|torrent)")
 """A pack and what may stand beside it."""
-VERSION_FILE: Final = re.compile(r"(?:versions|locate)/(?P<id>[0-9a-f]{64})")
-"""A version record or its locate hint."""
+DELTA_FILE: Final = re.compile(r"deltas/(?P<id>[0-9a-f]{64})\.(?P<suffix>pack|idx)")
+"""A delta pack or its index."""
+VERSION_FILE: Final = re.compile(r"(?:versions|locate|deltas)/(?P<id>[0-9a-f]{64})")
+"""A version record, its locate hint, or its deltas."""
 
 
 def ref(image: str) -> str:
@@ -42,3 +45,18 @@ def index(pack_id: bytes) -> str:
 def locate(version_id: bytes) -> str:
     """The hint where a version's chunks lie."""
     return f"{LOCATE}{version_id.hex()}"
+
+
+def deltas(version_id: bytes) -> str:
+    """The hint which delta packs lead to a version."""
+    return f"{DELTAS}{version_id.hex()}"
+
+
+def delta_pack(pack_id: bytes) -> str:
+    """A delta pack."""
+    return f"{DELTAS}{pack_id.hex()}.pack"
+
+
+def delta_index(pack_id: bytes) -> str:
+    """The index of a delta pack."""
+    return f"{DELTAS}{pack_id.hex()}.idx"

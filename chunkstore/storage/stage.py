@@ -31,7 +31,8 @@ class Stage:
     def __init__(self, root: str) -> None:
         self._root = root
         with local_errors("can't use the stage"):
-            os.makedirs(os.path.join(root, layout.PACKS), mode=0o700, exist_ok=True)
+            for folder in (layout.PACKS, layout.DELTAS):
+                os.makedirs(os.path.join(root, folder), mode=0o700, exist_ok=True)
 
     def get(self, name: str, start: int, stop: int) -> bytes:
         """See `Reader.get`."""
@@ -90,10 +91,13 @@ class Stage:
         parts = read_range(remote, wanted)
         for frame, stored in parts:
             _check(open_frame(frame, stored), needs[frame])
-        path = self._path(layout.pack(wanted.pack))
+        self.keep(layout.pack(wanted.pack), parts)
+
+    def keep(self, name: str, parts: Iterable[tuple[FramePlace, bytes | memoryview]]) -> None:
+        """Write stored frames of one object to their places. Raises `LocalError`."""
         with local_errors("can't write the stage"):
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o600)
+            descriptor = os.open(self._path(name), flags, 0o600)
             try:
                 for frame, stored in parts:
                     fsio.write_at(descriptor, stored, frame.offset)

@@ -38,7 +38,7 @@ def create(root: str, *, compression: str = "auto", chunker: Parameters | None =
         os.makedirs(root, exist_ok=True)
         if os.path.exists(os.path.join(root, layout.SETTINGS)):
             raise Conflict(f"there is a store in {root} already")
-        folders = (layout.IMAGES, layout.VERSIONS, layout.PACKS, layout.LOCATE)
+        folders = (layout.IMAGES, layout.VERSIONS, layout.PACKS, layout.LOCATE, layout.DELTAS)
         # Whoever was killed at it before has left some of these, empty: the settings come last.
         known = {layout.LOCAL, *(name.rstrip("/") for name in folders)}
         for name in filter(fsio.is_fresh_name, os.listdir(root)):

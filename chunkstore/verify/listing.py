@@ -42,7 +42,7 @@ def look_around(store: Store) -> Listing:
     refs = {image: _ref(store, image) for image in sorted(_images(store.root))}
     names = frozenset(
         name
-        for prefix in (layout.VERSIONS, layout.PACKS, layout.LOCATE)
+        for prefix in (layout.VERSIONS, layout.PACKS, layout.LOCATE, layout.DELTAS)
         for name in store.backend.list(prefix)
     )
     return Listing(refs, names, store.doomed())

@@ -24,6 +24,7 @@ from chunkstore.storage.catalog import Catalog, Place
 from chunkstore.storage.chunks import ChunkReader
 from chunkstore.storage.repository import Resolved
 from chunkstore.storage.store import Store
+from chunkstore.verify.deltas import check_deltas
 from chunkstore.verify.findings import Findings, StoreReport, damage
 from chunkstore.verify.ledger import Ledger
 from chunkstore.verify.listing import Listing, look_around
@@ -89,6 +90,7 @@ class _Verification:
             self._check_packs()
             self._check_documents()
             self._check_versions()
+            self._check_deltas()
             after = look_around(self._store) if self._findings else self._listing
             if after == self._listing or not looks_left:
                 break
@@ -177,6 +179,10 @@ class _Verification:
                 self._findings.problem(name, damage(error), [image])
                 continue
             self._follow_tags(ref)
+
+    def _check_deltas(self) -> None:
+        for name, fault in check_deltas(self._store, self._listing):
+            self._findings.problem(name, fault)
 
     def _follow_tags(self, ref: Ref) -> None:
         for tag in ref.tags:

@@ -9,7 +9,7 @@ from typing import Final
 from chunkstore.objects.names import NAME
 from chunkstore.storage import layout
 
-_FOLDERS: Final = (layout.VERSIONS, layout.PACKS, layout.LOCATE)
+_FOLDERS: Final = (layout.VERSIONS, layout.PACKS, layout.LOCATE, layout.DELTAS)
 _TOP: Final = {
     layout.SETTINGS,
     layout.LOCAL,
@@ -25,7 +25,8 @@ def strays(root: str) -> Iterator[str]:
     for folder in _FOLDERS:
         for item in _items(os.path.join(root, folder)):
             name = folder + item.name
-            belongs = layout.PACK_FILE.fullmatch(name) or layout.VERSION_FILE.fullmatch(name)
+            grammars = (layout.PACK_FILE, layout.VERSION_FILE, layout.DELTA_FILE)
+            belongs = any(grammar.fullmatch(name) for grammar in grammars)
             if not belongs or not item.is_file(follow_symlinks=False):
                 yield _note(name)
     for image in _items(os.path.join(root, layout.IMAGES)):

@@ -15,6 +15,8 @@ because other releases of those libraries compress the same bytes to different o
     inner.bin        a manifest node of level 1: the root over 400 files
     tiny-leaf.bin    a manifest of two entries; `docs/format.md` takes it apart byte by byte
     tiny.idx         the same for an index
+    delta.pack       a delta pack of one frame, whose base is the content of `etc/lines`
+    deltas.bin       the hint that names it
     expected.json    what all of these say; digests of larger trees and lists
     hostile.json     what no honest writer makes, with the error each must end in
 """
@@ -31,7 +33,7 @@ from typing import Any
 import msgpack
 from hostile import hostile_cases
 
-from chunkstore.objects import chunklist, codec, manifest, pack
+from chunkstore.objects import chunklist, codec, deltapack, manifest, pack
 from chunkstore.objects import digest as digests
 from chunkstore.objects.chunker import Parameters
 from chunkstore.objects.documents import PackUse, Ref, Settings, Tag, Version, encode_locate
@@ -60,6 +62,11 @@ LINES_ZSTD = bytes.fromhex(
     "28b52ffd60ee068d030002061210a03df8f8e9df0100d8dd99190a7e4ec1850cf1debce10b19e2bd79831732c47b"
     "f3862e6488f7e60d5cc810efcdbb850cf1debc4022295184ed1d9d464d456c25359a9e06456eb13ca811c0bbff67"
     "f035d6112404ffaf108ce30fcb1ad49e56a8bd2912e4940ccb142208016415"
+)
+# The same, edited, as a frame over what it was.
+EDITED = LINES.replace(b"line 30 ", b"line thirty ") + b"one more line\n"
+EDITED_DELTA = bytes.fromhex(
+    "28b52ffd600007250100a86c7468697274796f6e65206d6f7265206c696e650a0300dfebcf15482aa9f9f157f90a"
 )
 HELLO = b"hello\n"
 WORLD = b"world\n"
@@ -205,6 +212,16 @@ def lay_pack(content: list[tuple[int, bytes, list[bytes]]]) -> tuple[bytes, byte
     return body + index + pack.encode_footer(index), index
 
 
+def lay_delta_pack() -> bytes:
+    """A delta pack of one frame."""
+    chunk = pack.CHUNK.pack(digests.chunk_digest(EDITED), len(EDITED))
+    base = pack.CHUNK.pack(digests.chunk_digest(LINES), len(LINES))
+    offset = pack.HEADER.size
+    frame = deltapack.DeltaFrame(offset, len(EDITED_DELTA), len(EDITED), chunk, base)
+    index = deltapack.encode_index([frame])
+    return deltapack.encode_header() + EDITED_DELTA + index + deltapack.encode_footer(index)
+
+
 def plain_pack(packed: bytes, content: list[tuple[int, bytes, list[bytes]]]) -> dict[str, Any]:
     """What a pack must be read as, from what went into it."""
     places = []
@@ -257,6 +274,12 @@ def good_files() -> dict[str, bytes]:
     inner = inner_nodes.stored[inner_root.digest]
     _, inner_level, inner_refs = msgpack.unpackb(inner, use_list=False, raw=False)
 
+    delta_packed = lay_delta_pack()
+    delta_hasher = digests.delta_pack_hasher()
+    delta_hasher.update(delta_packed)
+    index_size = deltapack.INDEX_HEADER.size + deltapack.FRAME.size + 2 * pack.CHUNK.size + 32
+    delta_use = PackUse(delta_hasher.digest(), len(delta_packed), index_size)
+
     pack_name, version_name = pack_id.hex(), version_id.hex()
     files = {
         "store/store.json": settings.encode(),
@@ -270,6 +293,8 @@ def good_files() -> dict[str, bytes]:
         "inner.bin": inner,
         "tiny-leaf.bin": tiny_leaf,
         "tiny.idx": tiny_index,
+        "delta.pack": delta_packed,
+        "deltas.bin": deltapack.encode_deltas(version_id, [delta_use]),
     }
     expected = {
         "store_id": plain(STORE_ID),
@@ -288,6 +313,12 @@ def good_files() -> dict[str, bytes]:
         },
         "tiny_leaf": {"ref": plain(tiny_root), "level": 0, "records": plain(tiny_entries())},
         "shapes": shapes(),
+        "delta": {
+            "use": plain(delta_use),
+            "base": plain(digests.chunk_digest(LINES)),
+            "chunk": plain(digests.chunk_digest(EDITED)),
+            "size": len(EDITED),
+        },
     }
     files["expected.json"] = to_json(expected)
     return files

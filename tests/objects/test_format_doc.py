@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from chunkstore.objects import chunklist, codec, digest, documents, entry, manifest, names, pack
+from chunkstore.objects import (
+    chunklist,
+    codec,
+    deltapack,
+    digest,
+    documents,
+    entry,
+    manifest,
+    names,
+    pack,
+)
 from chunkstore.objects.chunker import ALGORITHM, Parameters, cut
 from chunkstore.worktree import metadata
 
@@ -81,6 +91,12 @@ LIMITS = {
     "chunks of a pack": pack.MAX_CHUNKS,
     "index": pack.MAX_INDEX,
     "frames of a pack before the next is begun": pack.TARGET_BYTES,
+    "bases of a frame, raw": deltapack.MAX_BASE,
+    "frames of a delta pack": deltapack.MAX_FRAMES,
+    "chunks of a delta pack, and bases": deltapack.MAX_RECORDS,
+    "index of a delta pack": deltapack.MAX_INDEX,
+    "delta packs of a version": deltapack.MAX_PACKS,
+    "deltas": deltapack.MAX_DELTAS,
     "encoded entry": entry.MAX_ENTRY,
     "xattr name": entry.MAX_XATTR_NAME,
     "xattr value": entry.MAX_XATTR_VALUE,
@@ -103,6 +119,7 @@ def test_limits_are_those_of_the_code():
 
 def test_contexts_and_magics_are_those_of_the_code():
     contexts = [digest.VERSION_CONTEXT, digest.PACK_CONTEXT, digest.INDEX_CONTEXT]
+    contexts += [digest.DELTA_PACK_CONTEXT, digest.DELTA_INDEX_CONTEXT]
     assert re.findall(r"\| context `([^`]+)`", section("Digests")) == contexts
     for context in contexts:
         assert f"--derive-key '{context}'" in section("Digests")
@@ -114,6 +131,9 @@ def test_contexts_and_magics_are_those_of_the_code():
         b"IMGSVERS",
         b"IMGSREF ",
         b"IMGSLOCA",
+        deltapack.PACK_MAGIC,
+        deltapack.INDEX_MAGIC,
+        b"IMGSDELT",
     }
     assert f"`{ALGORITHM}`" in section("Settings: `store.json`")
 

@@ -194,6 +194,7 @@ def _document(options: Namespace, location: str, report: PullReport) -> dict[str
         "needed": amount(report.needed_chunks, report.needed_bytes),
         "found": amount(report.local_chunks, report.local_bytes),
         "fetched": amount(report.fetched_chunks, report.fetched_bytes),
+        "delta_chunks": report.delta_chunks,
         "moving_bytes": report.moving,
         "received_bytes": report.received,
         "requests": report.requests,
