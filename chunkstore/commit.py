@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from chunkstore import fsio
-from chunkstore.errors import ChunkstoreError, Corrupt, LocalError, NotFound, Usage, local_errors
+from chunkstore.errors import Corrupt, LocalError, NotFound, Usage, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects import delta, manifest
 from chunkstore.objects.chunker import Parameters
@@ -131,25 +131,6 @@ def status(
             worktree.cache.abandon()
 
 
-class _Stored:
-    """Feeds captured content to a chunk writer."""
-
-    def __init__(self, writer: ChunkWriter) -> None:
-        self._writer = writer
-
-    def store(self, chunks: list[tuple[bytes, bytes | memoryview]]) -> None:
-        fresh = self._writer.unknown([digest for digest, _ in chunks])
-        for digest, data in chunks:
-            if digest in fresh:
-                fresh.discard(digest)
-                self._writer.put(digest, data)
-
-    def store_node(self, data: bytes) -> bytes:
-        digest = chunk_digest(data)
-        self._writer.put_node(digest, data)
-        return digest
-
-
 class _Weighed:
     """Content that is only looked at: nodes are kept in memory, the rest is let go."""
 
@@ -204,13 +185,12 @@ class _Worktree:
         return [version_id, path, place.st_dev, place.st_ino, *self.excludes.lines]
 
     def commit(self, writer: ChunkWriter, message: str, tags: Sequence[str]) -> CommitReport:
-        sink = _Stored(writer)
         if self.base is None and not isinstance(self.progress, Unwatched):
             # Everything will be read: look how much that is, so that somebody can be told.
             files, size = _weigh(os.fsdecode(self.tree.path))
             self.progress.expect(files=files, size=size)
         with self.store.chunks() as chunks:
-            root = self._manifest(chunks.get, sink)
+            root = self._manifest(chunks.get, writer)
         self._raise_errors()
         if self.parent is not None and root.digest == self.parent.version.root.digest:
             written = Written([], 0, 0, 0)
@@ -318,7 +298,7 @@ class _Worktree:
         uses = new[::-1]
         named = {use.pack for use in uses}
         if self.parent is not None and self.base is not None:
-            uses += [use for use in _locate(self.store, self.parent.id) if use.pack not in named]
+            uses += [use for use in self.store.uses(self.parent.id) if use.pack not in named]
             named = {use.pack for use in uses}
         return uses + [self.store.pack_use(pack_id) for pack_id in sorted(reused - named)]
 
@@ -348,12 +328,3 @@ def _weigh(directory: str) -> tuple[int, int]:
                 elif item.is_file(follow_symlinks=False):
                     size += item.stat(follow_symlinks=False).st_size
     return paths, size
-
-
-def _locate(store: Store, version_id: bytes) -> list[PackUse]:
-    try:
-        return store.locate(version_id)
-    except ChunkstoreError:
-        # A lost hint is made good by naming every pack that may be relied on: gc will write an
-        # exact one.
-        return [store.pack_use(pack_id) for pack_id in sorted(store.catalog.packs)]

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 
 from chunkstore import fsio
-from chunkstore.errors import Conflict, Corrupt, NotFound, Usage, local_errors
+from chunkstore.errors import ChunkstoreError, Conflict, Corrupt, NotFound, Usage, local_errors
 from chunkstore.objects import documents
 from chunkstore.objects.chunker import Parameters
 from chunkstore.objects.digest import version_digest
@@ -246,6 +246,15 @@ class Store(Repository):
         named = [Tag(name, version_id, len(data)) for name in (LATEST, *tags)]
         self.change_ref(image, named, now=now)
         return version_id
+
+    def uses(self, version_id: bytes) -> list[PackUse]:
+        """The packs that a version may need: those its hint names, or else all there are."""
+        try:
+            return self.locate(version_id)
+        except ChunkstoreError:
+            # A lost hint is made good by naming every pack that may be relied on: gc will write an
+            # exact one.
+            return [self.pack_use(pack_id) for pack_id in sorted(self.catalog.packs)]
 
     def _complete(self, pack_id: bytes) -> None:
         """Put a pack's index beside it if a writer was killed between the two."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from chunkstore import fsio
 from chunkstore.errors import local_errors
 from chunkstore.objects import codec, pack
-from chunkstore.objects.digest import pack_hasher
+from chunkstore.objects.digest import chunk_digest, pack_hasher
 from chunkstore.objects.pack import Frame
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Backend
@@ -182,6 +182,23 @@ class ChunkWriter:
             self.reused.update(stored.values())
             fresh.difference_update(stored)
         return fresh
+
+    def store(self, chunks: list[tuple[bytes, bytes | memoryview]]) -> None:
+        """Store those of these chunks (digest, bytes) that are not stored yet.
+
+        The data must not change afterwards.
+        """
+        fresh = self.unknown([digest for digest, _ in chunks])
+        for digest, data in chunks:
+            if digest in fresh:
+                fresh.discard(digest)
+                self.put(digest, data)
+
+    def store_node(self, data: bytes) -> bytes:
+        """Store a node of a manifest or chunk list and return its digest."""
+        digest = chunk_digest(data)
+        self.put_node(digest, data)
+        return digest
 
     def put(self, digest: bytes, data: bytes | memoryview) -> None:
         """Store a chunk of content that is `unknown`. The data must not change afterwards."""
