@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import keyword
 import os
 import resource
 import signal
@@ -73,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> int:
-    module = importlib.import_module(f"imgstore.commands.{options.verb}")
+    # A module can't have the name of a statement.
+    name = f"{options.verb}_" if keyword.iskeyword(options.verb) else options.verb
+    module = importlib.import_module(f"imgstore.commands.{name}")
     output = Output(as_json=options.json, quiet=options.quiet, verbose=options.verbose)
     code: int = module.run(options, output)
     return code

@@ -65,10 +65,7 @@ def _add_recording(verb: Maker) -> None:
     )
     made.add_argument("image", metavar="IMAGE", help="the image; made by its first commit")
     _add_worktree(made)
-    made.add_argument("-m", "--message", metavar="MSG", default="", help="what to say about it")
-    made.add_argument(
-        "-t", "--tag", metavar="TAG", action="append", default=[], help="also name it TAG"
-    )
+    _add_record(made)
     made = verb(
         "status",
         "show what a commit would record",
@@ -79,6 +76,13 @@ def _add_recording(verb: Maker) -> None:
     made.add_argument("image", metavar="IMAGE", help="the image")
     _add_worktree(made)
     _add_exit_code(made)
+
+
+def _add_record(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--message", metavar="MSG", default="", help="what to say about it")
+    parser.add_argument(
+        "-t", "--tag", metavar="TAG", action="append", default=[], help="also name it TAG"
+    )
 
 
 def _add_worktree(parser: argparse.ArgumentParser) -> None:
@@ -243,6 +247,29 @@ def _add_moving(verb: Maker) -> None:
         metavar="PERCENT",
         help="only if the diff is larger than so much of the image",
     )
+    made = verb(
+        "import",
+        "record archives as versions of an image",
+        "import web image.tar.gz",
+        "import web image.tar.gz image-diff.tar.gz -m 'from the old server'",
+        "import web --base web:base image-diff.tar.gz",
+        "import debian debian.oci.tar --ref bookworm",
+        "ssh golden tar -C / -c --one-file-system --xattrs --acls -S . | imgstore import web -",
+        more="The first FILE is the whole image, each further one is applied over the one before\n"
+        "and makes a version. FILE is a tar archive (plain, gzip, zstd, xz, bzip2), an OCI layout\n"
+        "(a directory, or a tar of one), or what 'docker save' writes; - is stdin. What a list of\n"
+        "deletions beside a diff names is removed first: image-diff.deletions for\n"
+        "image-diff.tar.gz. When one of the archives is bad, none is recorded.",
+    )
+    made.add_argument("image", metavar="IMAGE", help="the image; made by its first version")
+    made.add_argument("files", metavar="FILE", nargs="+", help="the archives, in order")
+    made.add_argument(
+        "--base", metavar="SPEC", help="apply the first FILE over this version: it is a diff"
+    )
+    made.add_argument(
+        "--ref", metavar="NAME", help="which image of several that an OCI layout or archive holds"
+    )
+    _add_record(made)
     made = verb(
         "checkout",
         "write a version into a directory",

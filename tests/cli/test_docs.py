@@ -105,6 +105,7 @@ def documented(verb: str) -> set[str]:
         ("rebase", ["web"]),
         ("pull", ["STORE/web", "OUT"]),
         ("commit", ["web"]),
+        ("import", ["web", "ARCHIVE"]),
         ("tag", ["web", "base"]),
     ],
 )
@@ -115,6 +116,9 @@ def test_every_member_is_documented(
     if "PULLED" in arguments:
         done("pull", tmp_path / "store/web", tmp_path / "node")
         places["PULLED"] = str(tmp_path / "node")
+    if "ARCHIVE" in arguments:
+        done("export", "web", "-o", tmp_path / "image.tar")
+        places["ARCHIVE"] = str(tmp_path / "image.tar")
     given = [places.get(argument, argument) for argument in arguments]
 
     document = done(verb.partition(" ")[0], *given, "--json").document

@@ -3,7 +3,7 @@
 `decompression` tells what an archive is compressed with, `source` hands out its bytes, `members`
 makes members of them (with `fields`, `extensions`, `pax`, `holes`, `attributes` and `paths` for
 their parts), `unpacking` lays these into a `tree` of entries and their `content` into chunks,
-`dumpdir` knows incremental archives.
+`dumpdir` knows incremental archives. `layers` finds the layers of container images.
 
 An archive that imgstore never saw becomes a manifest so:
 

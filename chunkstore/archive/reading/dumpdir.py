@@ -19,7 +19,7 @@ from chunkstore.archive.reading.paths import path_of
 from chunkstore.errors import Corrupt
 from chunkstore.objects.names import STATE_DIR
 
-ASIDE: Final = STATE_DIR + b"/renamed"
+ASIDE: Final = STATE_DIR
 """Where a directory waits whose name another one needs first: no image has such a path."""
 
 _PRESENT: Final = (b"Y", b"N", b"D")

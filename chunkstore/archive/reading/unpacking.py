@@ -100,6 +100,8 @@ def _lay(member: Member, reader: Members, tree: Tree, parameters: Parameters, si
         listing = dumpdir.parse(member.dumpdir, printable(path))
         for old, new in listing.renamed:
             tree.rename(old, new)
+        if tree.kind(dumpdir.ASIDE) is not None:
+            raise Corrupt(f"{printable(path)}: its listing renames a directory to nothing")
     held, depth = b"", 0
     if kind == FILE:
         held, depth = content.store(reader.runs(), member.size, parameters, sink)
