@@ -195,7 +195,7 @@ def store_size(store: Path) -> int:
 def pull(*words: str | Path) -> int:
     """Pull, say what moved, and return the bytes that came from the remote."""
     print(f"$ imgstore pull {' '.join(map(str, words))}", flush=True)
-    command = [*IMGSTORE, "--json", "pull", *map(str, words)]
+    command = [*IMGSTORE, "--json", "pull", "--trust-first", *map(str, words)]
     report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     parts = ", ".join(
         f"{name} {report[name]['chunks']} chunks ({report[name]['bytes'] / 1e6:.2f} MB)"

@@ -76,7 +76,7 @@ class Imgstore:
 
     def pull(self, source: str, target: Path) -> Command:
         """`pull` from anywhere."""
-        return Command([*self.command, "--json", "pull", source, str(target)])
+        return Command([*self.command, "--json", "pull", "--trust-first", source, str(target)])
 
 
 class Restic:

@@ -586,6 +586,7 @@ def test_each_object_is_written_before_what_names_it(
     # Small frames, so that there is more than one pack.
     monkeypatch.setattr("chunkstore.objects.codec.MAX_FRAME", 50_000)
     store = stores.make_store(place / "store")
+    Recording.log.clear()  # the first root document
     record(store, tree)
     kinds = [kind(name) for name in Recording.log]
     packs = kinds.count("pack")

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support import trees
+from support import stores, trees
 from support.servers import free_port, nginx
 from support.trees import needs
 
@@ -26,7 +26,7 @@ from chunkstore.verify.installed import verify_tree
 
 def pull_from(url: str, spec: str, directory: Path) -> pull.PullReport:
     with closing(open_reader(url)) as reader:
-        return pull.pull(reader, [parse_spec(spec)], str(directory))
+        return pull.pull(reader, [parse_spec(spec)], str(directory), options=stores.trusting())
 
 
 def make_tree(path: Path) -> None:
@@ -49,7 +49,7 @@ def remote(request: pytest.FixtureRequest, place: Path) -> Iterator[tuple[Store,
     """A store with two versions, the image as it is now, and the URL it is served at."""
     image = place / "image"
     make_tree(image)
-    store = create(str(place / "store"))
+    store = create(str(place / "store"), now=time.time_ns())
     commit.commit(store, "web", str(image), now=time.time_ns())
     subprocess.run(["cp", "-a", str(image), str(place / "before")], check=True)
     edit_tree(image)

@@ -26,6 +26,7 @@ from chunkstore.errors import (
     LocalError,
     NotFound,
     TransferError,
+    Untrusted,
 )
 from chunkstore.objects import documents, pack
 from chunkstore.objects import entry as entries
@@ -314,7 +315,13 @@ def test_the_source_is_remembered(line: Line) -> None:
     line.commit()
     assert remembered(str(line.node)) is None
     line.pull()
-    pull(stores.in_memory(line.store), [parse_spec("web")], str(line.node), location="http://head/")
+    pull(
+        stores.in_memory(line.store),
+        [parse_spec("web")],
+        str(line.node),
+        location="http://head/",
+        options=stores.trusting(),
+    )
     assert remembered(str(line.node)) == ("http://head/", "web:latest")
 
 
@@ -1042,12 +1049,12 @@ def test_cut_off_twice_on_the_way_to_different_versions(
 
 PULLER = """
 from chunkstore.objects.names import parse_spec
-from chunkstore.pull import pull
+from chunkstore.pull import PullOptions, Trust, pull
 from chunkstore.storage.backends.local import LocalBackend
 import lz4.block, zstandard
 
 def work(store, spec, node):
-    pull(LocalBackend(store), [parse_spec(spec)], node)
+    pull(LocalBackend(store), [parse_spec(spec)], node, options=PullOptions(trust=Trust.FIRST))
 """
 
 
@@ -1358,6 +1365,6 @@ def test_a_tree_of_another_store_under_the_same_name(line: Line) -> None:
     line.pull()
     other = Forge()
     other.publish(other.directory(b""))
-    with pytest.raises(Corrupt, match="another image or store"):
+    with pytest.raises(Untrusted, match="belongs to another store"):
         bring(other.backend, "web", line.node)
     line.same()

@@ -17,7 +17,7 @@ from chunkstore.storage.store import Store, create
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Three versions of `web`, the first also tagged `base`."""
-    made = create(str(tmp_path / "store"))
+    made = create(str(tmp_path / "store"), now=1)
     tree = tmp_path / "tree"
     tree.mkdir()
     for number in range(3):

@@ -24,6 +24,8 @@ PACK_CONTEXT: Final = "imgstore 2026-11 pack"
 INDEX_CONTEXT: Final = "imgstore 2026-11 index"
 DELTA_PACK_CONTEXT: Final = "imgstore 2026-11 delta pack"
 DELTA_INDEX_CONTEXT: Final = "imgstore 2026-11 delta index"
+KEY_CONTEXT: Final = "imgstore 2026-11 key"
+STATEMENT_CONTEXT: Final = "imgstore 2026-11 statement"
 
 
 def chunk_digest(data: bytes | bytearray | memoryview) -> bytes:
@@ -49,6 +51,16 @@ def delta_index_digest(data: bytes | memoryview) -> bytes:
 def delta_pack_hasher() -> blake3:
     """A running hash for the name of a delta pack."""
     return blake3(derive_key_context=DELTA_PACK_CONTEXT)
+
+
+def key_digest(data: bytes) -> bytes:
+    """The name of a key, its fingerprint, from the record of its algorithm and public bytes."""
+    return blake3(data, derive_key_context=KEY_CONTEXT).digest()
+
+
+def statement_digest(payload: bytes) -> bytes:
+    """What a node remembers of a signed payload, to know it again."""
+    return blake3(payload, derive_key_context=STATEMENT_CONTEXT).digest()
 
 
 def pack_hasher() -> blake3:

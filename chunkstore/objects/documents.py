@@ -14,6 +14,7 @@ from chunkstore.errors import Corrupt, Unsupported, Usage
 from chunkstore.objects import codec, names, record
 from chunkstore.objects.chunker import ALGORITHM, Parameters
 from chunkstore.objects.digest import SIZE, version_digest
+from chunkstore.objects.envelope import Envelope, open_envelope
 from chunkstore.objects.manifest import NodeRef, check_ref
 from chunkstore.objects.pack import MAX_INDEX
 
@@ -29,24 +30,37 @@ MAX_MESSAGE: Final = 16 * 1024
 _VERSION_MAGIC: Final = b"IMGSVERS"
 _REF_MAGIC: Final = b"IMGSREF "
 _LOCATE_MAGIC: Final = b"IMGSLOCA"
-_REF_TYPE: Final = "imgstore ref"
+REF_KIND: Final = "imgstore ref"
+"""What a ref's payload begins with, and what its signatures say they are over."""
+MAX_COUNTER: Final = 2**63 - 1
+"""Sequence numbers and versions of roots: no writer comes so far, and whoever does stays there."""
+WEEK: Final = 7 * 24 * 3600
+"""Seconds that a ref is believed after it was signed, where nobody says otherwise."""
+MAX_LIFETIME: Final = 100 * 366 * 24 * 3600
 
 
 class Settings(NamedTuple):
-    """`store.json`: what all writers of a store agree on. `store_id` is 16 random bytes."""
+    """`store.json`: what all writers of a store agree on. `store_id` is 16 random bytes.
+
+    `is_signed` says whether refs are signed, `lifetime` for how many seconds; 0 is for ever.
+    """
 
     store_id: bytes
     chunker: Parameters
     compression: str
+    is_signed: bool = True
+    lifetime: int = WEEK
 
     def encode(self) -> bytes:
         """The bytes of `store.json`."""
         low, mid, high = self.chunker
+        refs = {"signed": self.is_signed, "lifetime": self.lifetime}
         document = {
             "imgstore": STORE_FORMAT,
             "id": self.store_id.hex(),
             "chunker": {"algorithm": ALGORITHM, "min": low, "avg": mid, "max": high},
             "compression": self.compression,
+            "refs": refs,
         }
         return json.dumps(document, indent=2).encode() + b"\n"
 
@@ -71,7 +85,13 @@ def parse_settings(data: bytes, where: str) -> Settings:
         if any(type(size) is not int for size in sizes):
             raise Corrupt(f"{where}: chunk sizes are not numbers", where=where)
         parameters = Parameters(*sizes).check(where)
-        return Settings(store_id, parameters, codec.check_method(document["compression"]))
+        signed, lifetime = document["refs"]["signed"], document["refs"]["lifetime"]
+        if type(signed) is not bool or type(lifetime) is not int:
+            raise Corrupt(f"{where}: does not say how refs are signed", where=where)
+        if not 0 <= lifetime <= MAX_LIFETIME:
+            raise Corrupt(f"{where}: refs can't be believed for {lifetime} seconds", where=where)
+        method = codec.check_method(document["compression"])
+        return Settings(store_id, parameters, method, signed, lifetime)
     except (ValueError, KeyError, TypeError, RecursionError, Usage) as error:
         raise Corrupt(f"{where}: is not the settings of a store: {error}", where=where) from error
 
@@ -113,19 +133,24 @@ class Tag(NamedTuple):
 
 
 class Ref(NamedTuple):
-    """What an image's tags name. `sequence` grows with every change; `expires` may be 0 (never)."""
+    """What an image's tags name.
+
+    `root` is the version of the root document under which it was signed, 0 if it was not.
+    `sequence` grows with every change; `expires` may be 0 (never).
+    """
 
     store_id: bytes
     image: str
+    root: int
     sequence: int
     time: int
     expires: int
     tags: tuple[Tag, ...]
 
-    def encode(self) -> bytes:
-        """The bytes of the ref: the signable payload and its signatures (none yet)."""
-        payload = record.encode((_REF_TYPE, *self))
-        return record.seal(_REF_MAGIC, 1, (payload, ()))
+    @property
+    def payload(self) -> bytes:
+        """The bytes that are signed."""
+        return record.encode((REF_KIND, *self))
 
     def find(self, name: str) -> Tag | None:
         """The tag of that name, if there is one."""
@@ -141,36 +166,48 @@ class Ref(NamedTuple):
         return self._replace(tags=tuple(tag for tag in self.tags if tag.name != name))
 
 
-def parse_ref(data: bytes, image: str, store_id: bytes | None = None) -> Ref:
-    """Read a ref and check that it is of `image` (and of the store). Raises `Corrupt`."""
-    where = f"ref of image {image}"
-    match record.unseal(data, _REF_MAGIC, 1, where):
-        case (bytes(payload), ()):
-            pass
-        case _:
-            raise Corrupt(f"{where}: is not a ref", where=where)
-    match record.decode(payload, where):
+def encode_ref(envelope: Envelope) -> bytes:
+    """The bytes of a ref's file."""
+    return envelope.encode(_REF_MAGIC, 1)
+
+
+def open_ref(data: bytes, where: str) -> tuple[Ref, Envelope]:
+    """Read a ref, of whatever image and store it says it is, and its signatures.
+
+    Raises `Corrupt`. Nothing is believed yet: that is for `trust`.
+    """
+    envelope = open_envelope(data, _REF_MAGIC, 1, where, "a ref")
+    match record.decode(envelope.payload, where):
         case (
             str(kind),
             bytes(store),
-            str(named),
+            str(image),
+            int(root),
             int(sequence),
             int(time),
             int(expires),
             tuple(raw),
-        ):
+        ) if kind == REF_KIND and record.whole(root, sequence, time, expires):
             pass
         case _:
             raise Corrupt(f"{where}: is not a ref", where=where)
-    if kind != _REF_TYPE or named != image or store_id not in (None, store):
-        raise Corrupt(f"{where}: belongs to another image or store", where=where)
-    if len(store) != STORE_ID_SIZE or not record.whole(sequence, time, expires) or sequence < 0:
+    counters = 0 <= root <= MAX_COUNTER and 0 <= sequence <= MAX_COUNTER
+    if len(store) != STORE_ID_SIZE or not counters or names.NAME.fullmatch(image) is None:
         raise Corrupt(f"{where}: is not a ref", where=where)
     tags = tuple(_check_tag(item, where) for item in raw)
     listed = [tag.name for tag in tags]
     if listed != sorted(set(listed)):
         raise Corrupt(f"{where}: tags are not in order", where=where)
-    return Ref(store, named, sequence, time, expires, tags)
+    return Ref(store, image, root, sequence, time, expires, tags), envelope
+
+
+def parse_ref(data: bytes, image: str, store_id: bytes | None = None) -> Ref:
+    """Read a ref and check that it is of `image` (and of the store). Raises `Corrupt`."""
+    where = f"ref of image {image}"
+    ref, _ = open_ref(data, where)
+    if ref.image != image or store_id not in (None, ref.store_id):
+        raise Corrupt(f"{where}: belongs to another image or store", where=where)
+    return ref
 
 
 def _check_tag(item: Any, where: str) -> Tag:

@@ -1,7 +1,7 @@
 """Pull: make a directory the version a remote names, moving only what it lacks.
 
     recover   finish what an interrupted pull had begun
-    resolve   refs, versions, the manifest nodes that are not here yet
+    resolve   refs that can be believed, versions, the manifest nodes that are not here yet
     plan      difference of the manifests, held against the tree
     fetch     chunks that no file of the node has, checked, to the stage
     prepare   make the new files aside; the tree is not touched yet
@@ -9,8 +9,9 @@
 
 A first installation streams instead: chunks become files as they arrive. Promises: the tree is
 the old version, the new one, or marked as in between, and then the next pull, or `recover` without
-the network, finishes it. Nothing outside the directory is written. Leaves the reading of remotes to
-`storage.backends` and trust to `trust`.
+the network, finishes it. Nothing is changed on the word of a ref that can't be believed. Nothing
+outside the directory is written. Leaves the reading of remotes to `storage.backends` and the rules
+of trust to `trust`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from chunkstore.pull.context import Context
 from chunkstore.pull.first import FirstInstallation
 from chunkstore.pull.recovery import finish_interrupted
 from chunkstore.pull.remote import Remote
-from chunkstore.pull.report import PullOptions, PullReport
+from chunkstore.pull.report import PullOptions, PullReport, Trust
 from chunkstore.pull.sweep import sweep
 from chunkstore.pull.update import needs_survey, repair, update
 from chunkstore.storage.backend import Reader
@@ -39,7 +40,16 @@ from chunkstore.worktree.install import require_empty
 from chunkstore.worktree.node import NodeState, Source
 from chunkstore.worktree.swap import Swap
 
-__all__ = ["PullOptions", "PullReport", "mend", "pull", "recover", "remembered", "rollback"]
+__all__ = [
+    "PullOptions",
+    "PullReport",
+    "Trust",
+    "mend",
+    "pull",
+    "recover",
+    "remembered",
+    "rollback",
+]
 
 
 def remembered(directory: str) -> Source | None:
@@ -63,7 +73,7 @@ def pull(
     """Make `directory` what `specs` name, laid over each other, in the store `reader` reads.
 
     `location` is what to remember as the remote, `remember` as the SPEC if not `specs`. Raises
-    `Conflict` when the directory is neither empty nor pulled, `NotFound`, `Corrupt`,
+    `Conflict` when the directory is neither empty nor pulled, `NotFound`, `Corrupt`, `Untrusted`,
     `TransferError`, `HookFailed`, `LocalError`; all but a failing disk before the tree is touched.
     """
     options = options or PullOptions()
@@ -108,7 +118,7 @@ def _opened(directory: str, options: PullOptions) -> Iterator[tuple[NodeState, D
 def _run(context: Context, remote: Remote, source: Source) -> None:
     state, report = context.state, context.report
     old = state.installed
-    refs = remote.refs()
+    refs = remote.refs(context.options, report)
     is_whole = old is not None and not state.halves
     if old is not None and is_whole and remote.is_installed(refs, old):
         report.layers, report.before = old.layers, old.layers
@@ -135,7 +145,7 @@ def _run(context: Context, remote: Remote, source: Source) -> None:
 def _run_beside(context: Context, remote: Remote, source: Source) -> bool:
     """Update a clone of the tree and put it into place. Returns whether there was anything."""
     state, report = context.state, context.report
-    refs = remote.refs()
+    refs = remote.refs(context.options, report)
     old = state.installed
     assert old is not None
     if not state.halves and remote.is_installed(refs, old) and not needs_survey(context):

@@ -96,6 +96,9 @@ def exchange_back(context: Context, target: Installed) -> None:
             _note_changes(context, state, old, target)
             waiting = hooks.before(context, target)
             state.owe(waiting, previous=old)
+            # What was seen of the store stays seen, or the old tree would believe older refs.
+            if context.state.memory is not None:
+                state.note_memory(context.state.memory)
             if waiting is not None:
                 hooks.hand_over(context.state.changes, state.changes)
         swap.rollback()

@@ -1,7 +1,8 @@
 """The remote's side of a pull: from a SPEC to a version, its manifest, and the way to its chunks.
 
-Promises: what is resolved is of the store the tree came from, if it is the same image; manifest
-nodes come level by level, only those the node lacks, and are kept in its state.
+Promises: what is resolved is what the store says that the node trusts, not older than what was
+seen of it before, or what an unsigned store says that somebody wanted; manifest nodes come level by
+level, only those the node lacks, and are kept in its state.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from chunkstore.errors import NotFound
+from chunkstore.errors import NotFound, Untrusted
 from chunkstore.objects import manifest
 from chunkstore.objects.documents import Ref
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import Spec
+from chunkstore.pull.report import PullOptions, PullReport, Trust
+from chunkstore.storage import believe
 from chunkstore.storage.backend import Reader
 from chunkstore.storage.catalog import Catalog
 from chunkstore.storage.chunks import ChunkReader
@@ -32,10 +35,7 @@ class Remote:
         self.reader = reader
         self.specs = tuple(specs)
         self._state = state
-        known = state.installed or state.pending
-        is_same_image = known is not None and known.layers[0].image == self.specs[0].image
-        store_id = known.store_id if known is not None and is_same_image else None
-        self.repository = Repository(reader, store_id=store_id)
+        self.repository = Repository(reader)
         self._catalog: Catalog | None = None
         self.locator: RemoteLocator | None = None
         self._chunks: ChunkReader | None = None
@@ -50,14 +50,46 @@ class Remote:
         if self._catalog is not None:
             self._catalog.close()
 
-    def refs(self) -> list[Ref]:
-        """The ref of each layer. Raises `NotFound`."""
+    def refs(self, options: PullOptions, report: PullReport) -> list[Ref]:
+        """The ref of each layer, if it can be believed. Raises `NotFound`, `Untrusted`.
+
+        What was seen is remembered before anything is done with it, so that a node which fails
+        later goes back behind it all the same no more.
+        """
         try:
-            return [self.repository.ref(spec.image) for spec in self.specs]
+            return self._believed(options, report)
         except NotFound:
             # Say so when there is no store at all, rather than that it has no such image.
             _ = self.repository.settings
             raise
+
+    def _believed(self, options: PullOptions, report: PullReport) -> list[Ref]:
+        state, images = self._state, [spec.image for spec in self.specs]
+        memory = state.memory
+        if memory is None and options.trust is Trust.UNSIGNED:
+            refs = believe.unsigned(self.repository, images, self._store_before())
+            report.is_unsigned = True
+            return refs
+        if memory is None and options.trust is Trust.FIRST:
+            chain = believe.first_use(self.repository)
+            memory = believe.settle(chain, None, clock=options.clock)
+            report.trusted = memory.root
+        if memory is None:
+            for image in images:
+                self.repository.signed_ref(image)
+            raise Untrusted(
+                "this directory trusts no store yet: 'imgstore trust REMOTE --key FINGERPRINT DIR' "
+                "tells it which, and --trust-first takes the one that is there"
+            )
+        return believe.believed(
+            *(self.repository, memory, images), clock=options.clock, keep=state.note_memory
+        )
+
+    def _store_before(self) -> bytes | None:
+        """The store that what is here came from, if it is the same image."""
+        known = self._state.installed or self._state.pending
+        is_same_image = known is not None and known.layers[0].image == self.specs[0].image
+        return known.store_id if known is not None and is_same_image else None
 
     def is_installed(self, refs: Sequence[Ref], installed: Installed) -> bool:
         """Whether the refs themselves say that what is installed is what they name."""

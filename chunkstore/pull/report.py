@@ -4,20 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
+from chunkstore.trust.root import Root
 from chunkstore.worktree.hooks import Listener
 from chunkstore.worktree.node import Layer
 from chunkstore.worktree.restore import Shortfalls
 from chunkstore.worktree.twin import CloneReport
 
 
+class Trust(Enum):
+    """Whom to believe."""
+
+    PINNED = "pinned"
+    """The store the node was told to trust, and no other."""
+    FIRST = "first"
+    """Likewise; but a node that trusts none yet trusts the first it sees."""
+    UNSIGNED = "unsigned"
+    """A store without keys, whoever has changed it; a node that trusts a store stays with that."""
+
+
 @dataclass(frozen=True)
 class PullOptions:
     """How to pull. Patterns and commands are those of this run; the node has more of its own.
 
-    `stamp` names the directory for what has to be saved, and `environment` is what hooks run with:
-    the library reads neither the clock nor the environment.
+    `stamp` names the directory for what has to be saved, `clock` is the time in nanoseconds, and
+    `environment` is what hooks run with: the library reads neither the clock nor the environment.
     """
+
+    trust: Trust = Trust.PINNED
+    clock: int = 0
 
     mirror: bool = False
     """Make the tree exactly the version: remove what the image does not know, mend the rest."""
@@ -50,6 +66,10 @@ class PullReport:
 
     layers: tuple[Layer, ...] = ()
     before: tuple[Layer, ...] = ()
+    trusted: Root | None = None
+    """The root that was believed on first use."""
+    is_unsigned: bool = False
+    """Nobody vouches for what was pulled."""
     is_changed: bool = False
     is_first: bool = False
     is_recovered: bool = False

@@ -28,7 +28,7 @@ from blake3 import blake3
 from chunkstore.objects.names import NAME
 from chunkstore.server.delivery import FileResponse, delivering, refuse_bodies
 from chunkstore.server.limits import Limits
-from chunkstore.server.public import DELTA_FILE, DIGEST, PACK_FILE, PublicTree
+from chunkstore.server.public import DELTA_FILE, DIGEST, PACK_FILE, ROOT_VERSION, PublicTree
 from chunkstore.server.ranges import (
     UnsatisfiableRangeError,
     none_match,
@@ -63,6 +63,7 @@ def application(store_root: Path, limits: Limits) -> web.Application:
     app.router.add_get("/store.json", files.document)
     app.router.add_get("/images/", files.images)
     app.router.add_get(f"/images/{{image:{NAME.pattern}}}/ref", files.document)
+    app.router.add_get(f"/roots/{{version:{ROOT_VERSION}}}", files.document)
     app.router.add_get(f"/versions/{{name:{DIGEST}}}", files.immutable)
     app.router.add_get(f"/packs/{{name:{PACK_FILE}}}", files.immutable)
     app.router.add_get(f"/locate/{{name:{DIGEST}}}", files.hint)

@@ -6,6 +6,7 @@ component is opened relative to its parent's descriptor with O_NOFOLLOW.
 
     /store.json
     /images/<image>/ref
+    /roots/<number>
     /versions/<64 hex>
     /packs/<64 hex>.pack  .idx  .torrent
     /locate/<64 hex>
@@ -27,6 +28,7 @@ from typing import Final
 from chunkstore.objects.names import NAME
 
 DIGEST: Final = r"[0-9a-f]{64}"
+ROOT_VERSION: Final = r"[1-9][0-9]{0,18}"
 PACK_FILE: Final = DIGEST + r"\.(?:pack|idx|torrent)"
 DELTA_FILE: Final = DIGEST + r"\.(?:pack|idx)"
 

@@ -70,6 +70,26 @@ class Abandonable(Protocol):
         ...
 
 
+@runtime_checkable
+class Doubtable(Protocol):
+    """What a reader can have besides: another place to read the same from.
+
+    Call `doubt` below, which takes any reader.
+    """
+
+    def doubt(self, name: str, start: int, stop: int) -> bool:
+        """What the last `get` of exactly this range brought was wrong.
+
+        Whether the same call may bring something else now.
+        """
+        ...
+
+
+def doubt(reader: Reader, name: str, start: int, stop: int) -> bool:
+    """Say that a range was wrong; whether it may be had from elsewhere."""
+    return isinstance(reader, Doubtable) and reader.doubt(name, start, stop)
+
+
 def abandon(reader: Reader) -> None:
     """Nobody wants what `reader` is at any more; a reader that can't end it goes on."""
     if isinstance(reader, Abandonable):

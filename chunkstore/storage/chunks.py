@@ -17,7 +17,7 @@ from chunkstore.errors import Corrupt, NotFound
 from chunkstore.objects import codec
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.storage import layout
-from chunkstore.storage.backend import Reader, abandon
+from chunkstore.storage.backend import Reader, abandon, doubt
 from chunkstore.storage.catalog import FramePlace, Place
 from chunkstore.storage.threads import Threads
 
@@ -145,6 +145,10 @@ class _Loaded:
     def __init__(self, data: bytes, needs: Iterable[tuple[bytes, Place]]) -> None:
         self.data = data
         self.checked = {digest for digest, place in needs if self._holds(digest, place)}
+
+    def has(self, needs: Iterable[tuple[bytes, Place]]) -> bool:
+        """Whether all of these were found to be right."""
+        return all(digest in self.checked for digest, _ in needs)
 
     def _holds(self, digest: bytes, place: Place) -> bool:
         return chunk_digest(self._slice(place)) == digest
@@ -315,10 +319,24 @@ class ChunkReader:
     def _fetch(
         self, wanted: Range, needs: dict[FramePlace, list[tuple[bytes, Place]]]
     ) -> dict[FramePlace, _Loaded]:
-        return {
-            frame: _Loaded(open_frame(frame, stored), needs[frame])
-            for frame, stored in read_range(self._reader, wanted)
-        }
+        while True:
+            try:
+                loaded = {
+                    frame: _Loaded(open_frame(frame, stored), needs[frame])
+                    for frame, stored in read_range(self._reader, wanted)
+                }
+                if all(found.has(needs[frame]) for frame, found in loaded.items()):
+                    return loaded
+            except Corrupt:
+                if not self._is_elsewhere(wanted):
+                    raise
+            else:
+                # Nobody has it better: whoever takes the chunk says what is wrong.
+                if not self._is_elsewhere(wanted):
+                    return loaded
+
+    def _is_elsewhere(self, wanted: Range) -> bool:
+        return doubt(self._reader, layout.pack(wanted.pack), wanted.start, wanted.stop)
 
     def _drain(self, window: _Window, reuse: Reuse | None = None) -> Iterator[memoryview]:
         for position, (digest, length) in enumerate(window.wanted):

@@ -11,6 +11,7 @@ VERSIONS: Final = "versions/"
 PACKS: Final = "packs/"
 LOCATE: Final = "locate/"
 DELTAS: Final = "deltas/"
+ROOTS: Final = "roots/"
 LOCAL: Final = "local"
 """A directory beside the objects that is never served: catalog, locks, spool, caches."""
 
@@ -20,11 +21,18 @@ DELTA_FILE: Final = re.compile(r"deltas/(?P<id>[0-9a-f]{64})\.(?P<suffix>pack|id
 """A delta pack or its index."""
 VERSION_FILE: Final = re.compile(r"(?:versions|locate|deltas)/(?P<id>[0-9a-f]{64})")
 """A version record, its locate hint, or its deltas."""
+ROOT_FILE: Final = re.compile(r"roots/(?P<version>[1-9][0-9]{0,18})")
+"""A root document."""
 
 
 def ref(image: str) -> str:
     """The ref of an image."""
     return f"{IMAGES}{image}/ref"
+
+
+def root(version: int) -> str:
+    """A root document: who may sign."""
+    return f"{ROOTS}{version}"
 
 
 def version(version_id: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
-from chunkstore.storage.backend import Reader, abandon
+from chunkstore.storage.backend import Reader, abandon, doubt
 
 
 class Traffic(NamedTuple):
@@ -51,6 +51,10 @@ class MeteredReader:
     def abandon(self) -> None:
         """See `Abandonable.abandon`."""
         abandon(self._inner)
+
+    def doubt(self, name: str, start: int, stop: int) -> bool:
+        """See `Doubtable.doubt`."""
+        return doubt(self._inner, name, start, stop)
 
     def _count(self, received: int) -> None:
         with self._lock:

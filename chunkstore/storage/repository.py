@@ -6,20 +6,23 @@ checked against the digest that named it. Refs are read, not judged: trust is `t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from chunkstore.errors import Corrupt, NotFound
 from chunkstore.objects import documents, pack
 from chunkstore.objects.documents import PackUse, Ref, Settings, Version
+from chunkstore.objects.envelope import Envelope
 from chunkstore.objects.names import Spec
 from chunkstore.storage import layout
-from chunkstore.storage.backend import Reader
+from chunkstore.storage.backend import Reader, doubt
 from chunkstore.storage.catalog import Catalog, Place
+from chunkstore.trust.root import MAX_ROOT, SignedRoot, parse_root
 
 _SHORTEST_PREFIX = 4
+Parsed = TypeVar("Parsed")
 
 
 class Resolved(NamedTuple):
@@ -52,16 +55,53 @@ class Repository:
             raise Corrupt(f"{name}: longer than {limit} bytes", where=name)
         return data
 
+    def _parsed(
+        self, name: str, limit: int, missing: str, parse: Callable[[bytes], Parsed]
+    ) -> Parsed:
+        """A small object, from whichever place has it right. Raises as `_document`, `Corrupt`."""
+        while True:
+            try:
+                return parse(self._document(name, limit, missing))
+            except Corrupt:
+                if not doubt(self.reader, name, 0, limit + 1):
+                    raise
+
+    def doubt_ref(self, image: str) -> bool:
+        """Say that a ref can't be believed; whether there may be another elsewhere."""
+        return doubt(self.reader, layout.ref(image), 0, documents.MAX_REF + 1)
+
+    def doubt_root(self, version: int) -> bool:
+        """The same of a root document."""
+        return doubt(self.reader, layout.root(version), 0, MAX_ROOT + 1)
+
     def ref(self, image: str) -> Ref:
-        """The ref of an image. Raises `NotFound` when there is no such image."""
-        data = self._document(layout.ref(image), documents.MAX_REF, f"no image {image!r}")
-        return documents.parse_ref(data, image, self._store_id)
+        """The ref of an image, whoever signed it. Raises `NotFound` when there is no such image."""
+        return documents.parse_ref(self._ref_data(image), image, self._store_id)
+
+    def _ref_data(self, image: str) -> bytes:
+        return self._document(layout.ref(image), documents.MAX_REF, f"no image {image!r}")
+
+    def signed_ref(self, image: str) -> tuple[Ref, Envelope]:
+        """What is there as the ref of an image, to be judged. Raises `NotFound`, `Corrupt`."""
+        where = f"ref of image {image}"
+        return self._parsed(
+            *(layout.ref(image), documents.MAX_REF, f"no image {image!r}"),
+            lambda data: documents.open_ref(data, where),
+        )
+
+    def signed_root(self, version: int) -> SignedRoot:
+        """A root document, to be judged. Raises `NotFound`, `Corrupt`."""
+        name = layout.root(version)
+        missing = f"no root document {version}"
+        return self._parsed(name, MAX_ROOT, missing, lambda data: parse_root(data, name))
 
     def version(self, version_id: bytes) -> Version:
         """A version record. Raises `NotFound`, `Corrupt`."""
         name = layout.version(version_id)
-        data = self._document(name, documents.MAX_VERSION, f"no version {version_id.hex()[:12]}")
-        return documents.parse_version(data, version_id)
+        return self._parsed(
+            *(name, documents.MAX_VERSION, f"no version {version_id.hex()[:12]}"),
+            lambda data: documents.parse_version(data, version_id),
+        )
 
     def history(self, version_id: bytes) -> Iterator[Resolved]:
         """A version and its ancestors, newest first; ends where older ones were dropped."""
@@ -111,15 +151,18 @@ class Repository:
         """The packs that hold a version's chunks, newest first. Raises `NotFound`, `Corrupt`."""
         name = layout.locate(version_id)
         missing = f"version {version_id.hex()[:12]} has no locate hint"
-        data = self._document(name, documents.MAX_LOCATE, missing)
-        return documents.parse_locate(data, version_id)
+        return self._parsed(
+            *(name, documents.MAX_LOCATE, missing),
+            lambda data: documents.parse_locate(data, version_id),
+        )
 
     def index(self, pack_id: bytes) -> pack.Index:
         """What a pack holds; from its `.idx`, or when that is missing or damaged from the pack."""
         name = layout.index(pack_id)
         try:
-            data = self._document(name, pack.MAX_INDEX, "no index")
-            return pack.parse_index(data, name)
+            return self._parsed(
+                name, pack.MAX_INDEX, "no index", lambda data: pack.parse_index(data, name)
+            )
         except (NotFound, Corrupt):
             return self.own_index(pack_id)
 

@@ -1,7 +1,8 @@
 """A local store: a repository that can be written to.
 
 Promises: `publish` makes a version reachable only after everything it names is durable, in the
-order packs, indexes, version, locate, ref. Writers hold the store's lock; readers need none.
+order packs, indexes, version, locate, ref. Every ref is signed, unless the store was made without
+keys, and only on top of one that was signed here. Writers hold the store's lock; readers need none.
 The catalog follows the packs that are there, whoever put them. What `gc` has doomed can be read
 until it is deleted, but no writer relies on it, and writing it anew takes it off the list.
 """
@@ -9,8 +10,8 @@ until it is deleted, but no writer relies on it, and writing it anew takes it of
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 
 from chunkstore import fsio
@@ -21,48 +22,96 @@ from chunkstore.objects.digest import version_digest
 from chunkstore.objects.documents import PackUse, Ref, Settings, Tag, Version
 from chunkstore.objects.names import LATEST, NAME
 from chunkstore.objects.pack import Index
-from chunkstore.storage import doomed, layout, lock, sequences
+from chunkstore.storage import authority, doomed, keyring, layout, lock, sequences
+from chunkstore.storage.authority import Authority
 from chunkstore.storage.backends.local import LocalBackend
 from chunkstore.storage.catalog import Catalog, Place
 from chunkstore.storage.chunks import ChunkReader
 from chunkstore.storage.repository import Repository, Resolved
 from chunkstore.storage.writer import ChunkWriter
+from chunkstore.trust.keys import Signer
+from chunkstore.trust.root import YEAR
 
 PATIENCE = 600.0
 """Seconds a writer waits for another before it gives up."""
 
 
-def create(root: str, *, compression: str = "auto", chunker: Parameters | None = None) -> Store:
-    """Make an empty store in a new or empty directory. Raises `Conflict` when one is there."""
+_FOLDERS = (
+    *(layout.IMAGES, layout.VERSIONS, layout.PACKS, layout.LOCATE),
+    *(layout.DELTAS, layout.ROOTS),
+)
+
+
+def create(
+    root: str,
+    *,
+    now: int,
+    compression: str = "auto",
+    chunker: Parameters | None = None,
+    is_signed: bool = True,
+    lifetime: int = documents.WEEK,
+    root_key: Signer | None = None,
+    root_lifetime: int = YEAR,
+) -> Store:
+    """Make an empty store in a new or empty directory. Raises `Conflict` when one is there.
+
+    `lifetime` is for how many seconds a ref is believed, `root_lifetime` the root document; 0 is
+    for ever. Without `root_key` one is made, and kept with the store.
+    """
     with local_errors("can't make a store"):
         os.makedirs(root, exist_ok=True)
         if os.path.exists(os.path.join(root, layout.SETTINGS)):
             raise Conflict(f"there is a store in {root} already")
-        folders = (layout.IMAGES, layout.VERSIONS, layout.PACKS, layout.LOCATE, layout.DELTAS)
-        # Whoever was killed at it before has left some of these, empty: the settings come last.
-        known = {layout.LOCAL, *(name.rstrip("/") for name in folders)}
+        # Whoever was killed at it before has left some of these: the settings come last.
+        known = {layout.LOCAL, *(name.rstrip("/") for name in _FOLDERS)}
         for name in filter(fsio.is_fresh_name, os.listdir(root)):
             os.unlink(os.path.join(root, name))  # settings that had no name of their own yet
-        is_begun = known.issuperset(os.listdir(root)) and not any(
-            files for _, _, files in os.walk(root)
-        )
-        if not is_begun:
+        if not known.issuperset(os.listdir(root)) or any(_of_value(root)):
             raise Conflict(f"{root} is not empty: a store needs a directory of its own")
-        for folder in folders:
+        for folder in _FOLDERS:
             os.makedirs(os.path.join(root, folder), exist_ok=True)
-        os.makedirs(os.path.join(root, layout.LOCAL, "spool"), mode=0o700, exist_ok=True)
-        os.chmod(os.path.join(root, layout.LOCAL), 0o700)
-        settings = Settings(os.urandom(16), chunker or Parameters(), compression)
+        local = os.path.join(root, layout.LOCAL)
+        os.makedirs(os.path.join(local, "spool"), mode=0o700, exist_ok=True)
+        os.chmod(local, 0o700)
+        settings = Settings(
+            os.urandom(16), chunker or Parameters(), compression, is_signed, lifetime
+        )
+        if is_signed:
+            with closing(LocalBackend(root)) as backend:
+                authority.found(
+                    *(backend, local, settings),
+                    now=now,
+                    root_key=root_key,
+                    lifetime=root_lifetime,
+                )
         fsio.write_durably(os.path.join(root, layout.SETTINGS), settings.encode())
         # A commit that was acknowledged must not go with the directory's own name.
         fsio.sync_directory(os.path.dirname(os.path.abspath(root)))
     return Store(root)
 
 
-class Store(Repository):
-    """A store in a directory of this machine. `waiting` is told who holds the lock."""
+def _of_value(root: str) -> Iterator[str]:
+    """Files that no interrupted `create` can have left: it makes keys and the first root."""
+    for above, _, files in os.walk(root):
+        place = os.path.relpath(above, root)
+        if place in ("roots", os.path.join(layout.LOCAL, keyring.FOLDER)):
+            continue
+        yield from (name for name in files if place != layout.LOCAL or name != "root")
 
-    def __init__(self, root: str, *, waiting: Callable[[str], None] | None = None) -> None:
+
+class Store(Repository):
+    """A store in a directory of this machine. `waiting` is told who holds the lock.
+
+    `signers` sign its refs, instead of the online key that is kept with the store.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        waiting: Callable[[str], None] | None = None,
+        signers: Sequence[Signer] = (),
+    ) -> None:
         self.root = root
         self.backend = LocalBackend(root)
         self.local = os.path.join(root, layout.LOCAL)
@@ -72,6 +121,7 @@ class Store(Repository):
         super().__init__(self.backend)
         try:
             self._store_id = self.settings.store_id
+            self.authority = Authority(self.backend, self.local, self.settings, signers)
         except BaseException:
             self.backend.close()
             raise
@@ -266,13 +316,17 @@ class Store(Repository):
     def change_ref(
         self, image: str, tags: Iterable[Tag] = (), *, drop: Iterable[str] = (), now: int
     ) -> Ref:
-        """Set and drop tags of an image, under the next sequence number. Raises `Conflict`."""
+        """Set and drop tags of an image, under the next sequence number, and sign that.
+
+        Raises `Conflict`; `Untrusted` when the ref that is there was not signed by this store.
+        """
+        before: bytes | None
         try:
-            ref: Ref = self.ref(image)
-            before: bytes | None = ref.encode()
+            before = self._ref_data(image)
+            ref = self.authority.opened(before, image)
         except NotFound:
             last = sequences.read(self._sequences).get(image, 0)
-            ref = Ref(self.settings.store_id, image, last, 0, 0, ())
+            ref = Ref(self.settings.store_id, image, 0, last, 0, 0, ())
             before = None
         changed = ref
         for name in drop:
@@ -281,25 +335,53 @@ class Store(Repository):
             changed = changed.with_tag(tag)
         if changed == ref:
             return ref
-        changed = changed._replace(sequence=ref.sequence + 1, time=now)
+        changed, data = self.authority.sealed(changed, now=now)
         self._revive(layout.version(tag.version) for tag in changed.tags)
-        self.backend.swap(layout.ref(image), before, changed.encode())
+        self.backend.swap(layout.ref(image), before, data)
         return changed
+
+    def sign_again(self, image: str, *, now: int) -> Ref:
+        """Sign what a ref says anew, under the next sequence number. Raises as `change_ref`."""
+        before = self._ref_data(image)
+        ref, data = self.authority.sealed(self.authority.opened(before, image), now=now)
+        self.backend.swap(layout.ref(image), before, data)
+        return ref
+
+    def ref(self, image: str) -> Ref:
+        """The ref of an image, which this store itself has signed. Raises `NotFound`, `Untrusted`.
+
+        It may have expired: nodes look at that, and here it can be renewed.
+        """
+        return self.authority.opened(self._ref_data(image), image)
 
     def remove_image(self, image: str) -> None:
         """Take an image's ref away; its content stays until `gc`. Raises `NotFound`."""
-        ref = self.ref(image)
-        sequences.remember(self._sequences, image, ref.sequence)
-        self.backend.swap(layout.ref(image), ref.encode(), None)
+        data = self._ref_data(image)
+        sequences.remember(self._sequences, image, self.authority.opened(data, image).sequence)
+        self.backend.swap(layout.ref(image), data, None)
         with suppress(OSError):
             os.rmdir(os.path.join(self.root, layout.IMAGES, image))
 
+    def change_lifetime(self, lifetime: int) -> None:
+        """From now on sign refs for so many seconds, 0 for ever; the caller holds the lock."""
+        settings = self.settings._replace(lifetime=lifetime)
+        with local_errors("can't change the store's settings"):
+            fsio.write_durably(os.path.join(self.root, layout.SETTINGS), settings.encode())
+        self.__dict__["settings"] = settings
+        self.authority = Authority(self.backend, self.local, settings, self.authority.signers)
 
-def open_or_create(root: str, *, waiting: Callable[[str], None] | None = None) -> Store:
+
+def open_or_create(
+    root: str,
+    *,
+    now: int,
+    waiting: Callable[[str], None] | None = None,
+    signers: Sequence[Signer] = (),
+) -> Store:
     """The store in `root`, made with the defaults when nothing is there."""
     if not os.path.exists(os.path.join(root, layout.SETTINGS)):
-        create(root)
-    return Store(root, waiting=waiting)
+        create(root, now=now)
+    return Store(root, waiting=waiting, signers=signers)
 
 
 def check_new_tag(name: str) -> str:

@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Final
 
-from chunkstore.errors import Corrupt, LocalError, NotFound, local_errors
-from chunkstore.objects import documents, pack
+from chunkstore.errors import Corrupt, LocalError, NotFound, Untrusted, local_errors
+from chunkstore.objects import pack
 from chunkstore.objects.documents import PackUse, Ref, Tag
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.storage import layout
@@ -158,6 +158,8 @@ class _Verification:
     # Documents
 
     def _check_documents(self) -> None:
+        for name, what in self._store.authority.faults():
+            self._findings.problem(name, what)
         for version_id in self._listing.ids(layout.VERSIONS):
             try:
                 self._store.version(version_id)
@@ -174,8 +176,8 @@ class _Verification:
                 self._findings.problem(name, "is missing, and with it what the image's tags named")
                 continue
             try:
-                ref = documents.parse_ref(data, image, self._store.settings.store_id)
-            except Corrupt as error:
+                ref = self._store.authority.opened(data, image)
+            except (Corrupt, NotFound, Untrusted) as error:
                 self._findings.problem(name, damage(error), [image])
                 continue
             self._follow_tags(ref)

@@ -9,7 +9,8 @@ from typing import Final
 from chunkstore.objects.names import NAME
 from chunkstore.storage import layout
 
-_FOLDERS: Final = (layout.VERSIONS, layout.PACKS, layout.LOCATE, layout.DELTAS)
+_FOLDERS: Final = (layout.VERSIONS, layout.PACKS, layout.LOCATE, layout.DELTAS, layout.ROOTS)
+_FILES: Final = (layout.PACK_FILE, layout.VERSION_FILE, layout.DELTA_FILE, layout.ROOT_FILE)
 _TOP: Final = {
     layout.SETTINGS,
     layout.LOCAL,
@@ -25,8 +26,7 @@ def strays(root: str) -> Iterator[str]:
     for folder in _FOLDERS:
         for item in _items(os.path.join(root, folder)):
             name = folder + item.name
-            grammars = (layout.PACK_FILE, layout.VERSION_FILE, layout.DELTA_FILE)
-            belongs = any(grammar.fullmatch(name) for grammar in grammars)
+            belongs = any(kind.fullmatch(name) for kind in _FILES)
             if not belongs or not item.is_file(follow_symlinks=False):
                 yield _note(name)
     for image in _items(os.path.join(root, layout.IMAGES)):

@@ -1,6 +1,6 @@
 """Node state: what a pulled tree knows about itself, in its own `.imgstore/` directory.
 
-    state.sqlite      what is installed, from where; the manifest's nodes
+    state.sqlite      what is installed, from where; the manifest's nodes; whom to trust
     baseline.sqlite   how the system described each file when it was put there: a cache
     catalog.sqlite    where chunks lie in the remote's packs: a cache
     stage/            frames fetched and not yet used
@@ -32,6 +32,7 @@ from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import STATE_DIR
 from chunkstore.storage.catalog import Catalog
 from chunkstore.storage.stage import Stage
+from chunkstore.trust.memory import Memory, parse_memory
 from chunkstore.worktree import journal
 from chunkstore.worktree.baseline import Baseline
 
@@ -99,6 +100,7 @@ class NodeState:
         self._root = os.path.join(directory, os.fsdecode(STATE_DIR))
         self._read_only = read_only
         self._lock = -1
+        self._looked_up: Memory | None = None
         if read_only and not self._is_there():
             self._database = sqlite3.connect(":memory:", isolation_level=None)
             self._database.executescript(_SCHEMA + _FRESH)
@@ -255,6 +257,34 @@ class NodeState:
         """Remote and SPEC of the last pull."""
         value = self._fact("source")
         return Source(*value) if value else None
+
+    @property
+    def memory(self) -> Memory | None:
+        """What is known of the store that is trusted; None when none is."""
+        if self._looked_up is not None:
+            return self._looked_up
+        store_id = self._fact("trusted")
+        if store_id is not None and type(store_id) is not bytes:
+            raise self._damage(ValueError("it does not say whom to trust"))
+        return self.memory_of(store_id) if store_id else None
+
+    def memory_of(self, store_id: bytes) -> Memory | None:
+        """What is known of a store, trusted now or before."""
+        data = self._fact(f"trust {store_id.hex()}")
+        return parse_memory(data, "the node's state, trust") if data else None
+
+    def note_memory(self, memory: Memory) -> None:
+        """From now on trust this store, and remember that of it. Durable, but in a dry run."""
+        if self._read_only:
+            self._looked_up = memory
+            return
+        store_id = memory.root.store_id
+        self._state({"trusted": store_id, f"trust {store_id.hex()}": memory.encode()})
+
+    def forget_trust(self) -> None:
+        """Trust no store, and forget what was known of all."""
+        with local_errors("can't write the node's state"):
+            self._database.execute("DELETE FROM fact WHERE name = 'trusted' OR name LIKE 'trust %'")
 
     def _fact(self, name: str) -> Any:
         row = self._database.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()

@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from chunkstore.objects.names import printable
 from chunkstore.progress import Progress
+
+if TYPE_CHECKING:
+    from chunkstore.trust.root import Root
 
 Document = Mapping[str, Any]
 
@@ -141,6 +144,15 @@ def utc(nanoseconds: int) -> str:
 def json_path(path: bytes) -> str:
     """A path in JSON: bytes that are not UTF-8 become lone surrogates, as `os.fsdecode` does."""
     return path.decode("utf-8", "surrogateescape") or "."
+
+
+def root_document(root: Root) -> dict[str, Any]:
+    """What JSON says of a store's root document."""
+    return {
+        "store_id": root.store_id.hex(),
+        "root_version": root.version,
+        "expires": utc(root.expires) if root.expires else None,
+    }
 
 
 def mode_text(file_format: int, mode: int) -> str:

@@ -1,14 +1,16 @@
-"""Which store a command line means. The only place that reads the environment."""
+"""Which store a command line means, by its options and the environment."""
 
 from __future__ import annotations
 
 import os
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from chunkstore.errors import NotFound, Usage
 from imgstore.output import Output
+from imgstore.signing import online_signers
 
 if TYPE_CHECKING:
     from chunkstore.storage.store import Store
@@ -46,7 +48,7 @@ def open_store(options: Namespace, output: Output) -> Store:
 
     path = store_path(options)
     try:
-        store = Store(path, waiting=_waiting(output))
+        store = Store(path, waiting=_waiting(output), signers=online_signers())
         _ = store.settings
     except NotFound:
         if os.path.isdir(os.path.join(path, "images")):
@@ -61,7 +63,12 @@ def open_or_create(options: Namespace, output: Output) -> Store:
     """The store, made with the defaults when nothing is there."""
     from chunkstore.storage import store
 
-    return store.open_or_create(store_path(options), waiting=_waiting(output))
+    return store.open_or_create(
+        store_path(options),
+        now=time.time_ns(),
+        waiting=_waiting(output),
+        signers=online_signers(),
+    )
 
 
 def _waiting(output: Output) -> Callable[[str], None]:

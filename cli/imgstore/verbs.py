@@ -9,6 +9,14 @@ import argparse
 from typing import Final, Protocol
 
 from imgstore.amounts import parse_rate
+from imgstore.verbs_of_trust import (
+    add_access,
+    add_insecure,
+    add_lifetime,
+    add_passphrase,
+    add_root_key,
+    add_trust,
+)
 
 SPEC: Final = (
     "A SPEC is IMAGE[:TAG or version id prefix][~N]: 'web' is web:latest, 'web:base' a tag,\n"
@@ -38,6 +46,7 @@ def add_verbs(verb: Maker) -> None:
     _add_naming(verb)
     _add_moving(verb)
     _add_keeping(verb)
+    add_trust(verb)
 
 
 def _add_recording(verb: Maker) -> None:
@@ -46,7 +55,10 @@ def _add_recording(verb: Maker) -> None:
         "make a store",
         "init",
         "--store /srv/imgstore init --compression zstd:9",
-        more="'commit' makes a default store by itself; 'init' is for choosing how it compresses.",
+        "init --root-key /media/usb/root.key --passphrase",
+        more="'commit' makes a default store by itself; 'init' is for choosing how it compresses,\n"
+        "and where its root key is. Without --root-key that is kept with the store until\n"
+        "'imgstore key export root --remove' takes it away; a FILE that is not there is made.",
     )
     made.add_argument(
         "--compression",
@@ -54,6 +66,14 @@ def _add_recording(verb: Maker) -> None:
         default="auto",
         help="auto (the default: zstd level 3 where it is worth it), lz4, zstd:1 to zstd:19, none",
     )
+    made.add_argument(
+        "--unsigned",
+        action="store_true",
+        help="sign nothing: nodes then pull only with --insecure",
+    )
+    add_root_key(made)
+    add_passphrase(made)
+    add_lifetime(made, "signatures are believed, without it 7")
     made = verb(
         "commit",
         "record a directory as the next version of an image",
@@ -281,7 +301,7 @@ def _add_moving(verb: Maker) -> None:
     made = verb(
         "pull",
         "make a directory a version of a remote, moving only what is missing",
-        "pull http://head:8730/web /srv/node",
+        "pull --trust-first http://head:8730/web /srv/node",
         "pull http://head:8730/web:2026-11 /srv/node",
         "pull /mnt/usb/store/web /srv/node",
         "pull /srv/node",
@@ -318,6 +338,13 @@ def _add_moving(verb: Maker) -> None:
         metavar="RATE",
         help="receive at most RATE bytes per second: 500k, 2M, 1.5M",
     )
+    made.add_argument(
+        "--trust-first",
+        action="store_true",
+        help="if DIR trusts no store yet, trust this one from now on; see 'trust'",
+    )
+    add_insecure(made)
+    add_access(made)
     _add_excludes(made)
     _add_applying(made)
 
@@ -360,6 +387,7 @@ def _add_keeping(verb: Maker) -> None:
         "again.",
     )
     made.add_argument("directory", metavar="DIR", help="the directory")
+    add_insecure(made)
     _add_excludes(made)
     _add_applying(made)
     made = verb(

@@ -16,6 +16,7 @@ from typing import Any
 import imgstore
 import pytest
 from imgstore.app import main
+from support import live
 
 import chunkstore
 
@@ -147,9 +148,9 @@ def run(store: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
 
     def call(*arguments: str | Path) -> Ended:
         capsysbinary.readouterr()
-        code = main([str(argument) for argument in arguments])
+        code = main(live.trusting(arguments))
         captured = capsysbinary.readouterr()
-        return Ended(code, captured.out, captured.err.decode())
+        return Ended(code, captured.out, live.without_trust(captured.err.decode()))
 
     return call
 

@@ -32,7 +32,7 @@ def tour() -> Iterator[tuple[str, str]]:
 
 def alike(text: str) -> str:
     """Text without what differs from run to run: ids, times, places and stored sizes."""
-    text = re.sub(r"\b[0-9a-f]{12}\b", "ID", text)
+    text = re.sub(r"\b([0-9a-f]{12}|[0-9a-f]{64})\b", "ID", text)
     text = re.sub(r"20\d\d-\d\d-\d\dT[\d:]+[+-]\d\d:\d\d", "TIME", text)
     text = re.sub(r"/\S*/store\b", "STORE", text)
     text = re.sub(r"\b\d+\.\d%", "PERCENT", text)
@@ -106,13 +106,20 @@ def documented(verb: str) -> set[str]:
         ("pull", ["STORE/web", "OUT"]),
         ("commit", ["web"]),
         ("import", ["web", "ARCHIVE"]),
+        ("refresh", []),
+        ("key list", ["list"]),
+        ("key export", ["export", "document", "-o", "OUT"]),
+        ("key rotate", ["rotate", "online"]),
+        ("key generate", ["generate", "OUT"]),
+        ("trust", ["--first", "STORE", "OUT"]),
         ("tag", ["web", "base"]),
     ],
 )
 def test_every_member_is_documented(
     done: Run, web: Path, tmp_path: Path, verb: str, arguments: list[str]
 ) -> None:
-    places = {"OUT": str(tmp_path / "out"), "STORE/web": str(tmp_path / "store/web")}
+    store = str(tmp_path / "store")
+    places = {"OUT": str(tmp_path / "out"), "STORE/web": f"{store}/web", "STORE": store}
     if "PULLED" in arguments:
         done("pull", tmp_path / "store/web", tmp_path / "node")
         places["PULLED"] = str(tmp_path / "node")

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def test_init_makes_a_store(done: Run, store: Path) -> None:
     ended = done("init", "--compression", "zstd:7")
 
-    assert ended.out == f"made a store in {store}\n"
+    said, _, fingerprint = ended.out.rstrip("\n").rpartition(" ")
+    assert said == f"made a store in {store}; its root key is"
+    assert done("key", "list", "--json").document["keys"][0]["key"] == fingerprint
     assert json.loads((store / "store.json").read_text())["compression"] == "zstd:7"
 
 
@@ -31,6 +33,7 @@ def test_init_as_document(done: Run, store: Path) -> None:
     assert document["id"] == json.loads((store / "store.json").read_text())["id"]
     assert document["compression"] == "auto"
     assert set(document["chunker"]) == {"minimum", "average", "maximum"}
+    assert (document["signed"], document["lifetime"]) == (True, 7 * 86400)
 
 
 def test_init_refuses_what_is_there(run: Run, done: Run, store: Path) -> None:

@@ -5,9 +5,10 @@
 
 Run it when a format gets a new version or a new example is wanted, never to make a red test green:
 stores that people have keep their bytes. `--check` writes nothing and exits 1 when a file on disk
-is not what would be written. The result depends on nothing but this file and `chunkstore.objects`;
-the two compressed frames were made once (by lz4 1.9.4 and zstd 1.5.7, level 19) and are kept here,
-because other releases of those libraries compress the same bytes to different ones.
+is not what would be written. The result depends on nothing but this file, `chunkstore.objects` and
+`chunkstore.trust`; the two compressed frames were made once (by lz4 1.9.4 and zstd 1.5.7, level 19)
+and are kept here, because other releases of those libraries compress the same bytes to different
+ones.
 
     store/           a whole store of format 1 with the one version `example:latest`
     leaf.bin         the manifest of that version, which is a single leaf
@@ -17,6 +18,8 @@ because other releases of those libraries compress the same bytes to different o
     tiny.idx         the same for an index
     delta.pack       a delta pack of one frame, whose base is the content of `etc/lines`
     deltas.bin       the hint that names it
+    open.key         the secret root key of the store; `sealed.key` the same with a passphrase,
+                     `open.key.pub` its public part
     expected.json    what all of these say; digests of larger trees and lists
     hostile.json     what no honest writer makes, with the error each must end in
 """
@@ -36,7 +39,15 @@ from hostile import hostile_cases
 from chunkstore.objects import chunklist, codec, deltapack, manifest, pack
 from chunkstore.objects import digest as digests
 from chunkstore.objects.chunker import Parameters
-from chunkstore.objects.documents import PackUse, Ref, Settings, Tag, Version, encode_locate
+from chunkstore.objects.documents import (
+    PackUse,
+    Ref,
+    Settings,
+    Tag,
+    Version,
+    encode_locate,
+    encode_ref,
+)
 from chunkstore.objects.entry import (
     BLOCK,
     CHARACTER,
@@ -49,6 +60,10 @@ from chunkstore.objects.entry import (
 )
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.pack import Frame
+from chunkstore.trust import keyfile
+from chunkstore.trust.keys import Role, from_secret
+from chunkstore.trust.refs import sign_ref
+from chunkstore.trust.root import Root, role, sign_root
 
 HERE = Path(__file__).resolve().parent
 
@@ -74,6 +89,8 @@ WORLD = b"world\n"
 SECOND = 1_000_000_000
 TIME = 1_795_000_000 * SECOND
 STORE_ID = bytes(range(16))
+ROOT_SECRET, ONLINE_SECRET = b"r" * 32, b"o" * 32
+PASSPHRASE = "correct horse"
 
 # POSIX ACL of the kernel's form: version 2, then (tag, permissions, id) of the owner, user 1000,
 # the group, the mask and others.
@@ -237,6 +254,16 @@ def plain_pack(packed: bytes, content: list[tuple[int, bytes, list[bytes]]]) -> 
     return {"size": len(packed), "frames": frames, "places": places}
 
 
+def plain_root(root: Root) -> dict[str, Any]:
+    """A root document as JSON can hold it."""
+
+    def keys(of: Role) -> dict[str, Any]:
+        found = [{"id": plain(key.id), **plain(key)} for key in of.keys]
+        return {"threshold": of.threshold, "keys": found}
+
+    return {**plain(root), "roots": keys(root.roots), "refs": keys(root.refs)}
+
+
 def good_files() -> dict[str, bytes]:
     """All golden files but `hostile.json`, by name."""
     nodes = Nodes()
@@ -261,7 +288,12 @@ def good_files() -> dict[str, bytes]:
     version_data = version.encode()
     version_id = digests.version_digest(version_data)
     tag = Tag("base", version_id, len(version_data))
-    ref = Ref(STORE_ID, "example", 2, TIME, 0, (tag, tag._replace(name="latest")))
+    ref = Ref(STORE_ID, "example", 1, 2, TIME, 0, (tag, tag._replace(name="latest")))
+    root_key, online_key = from_secret(ROOT_SECRET), from_secret(ONLINE_SECRET)
+    root_document = sign_root(
+        Root(STORE_ID, 1, TIME, 0, roots=role([root_key.key]), refs=role([online_key.key])),
+        [root_key],
+    )
     uses = [PackUse(pack_id, len(packed), len(index))]
 
     tiny_nodes = Nodes()
@@ -283,7 +315,13 @@ def good_files() -> dict[str, bytes]:
     pack_name, version_name = pack_id.hex(), version_id.hex()
     files = {
         "store/store.json": settings.encode(),
-        "store/images/example/ref": ref.encode(),
+        "store/images/example/ref": encode_ref(sign_ref(ref, [online_key])),
+        "store/roots/1": root_document.encode(),
+        "open.key": keyfile.encode_secret(root_key),
+        "open.key.pub": keyfile.encode_public(root_key.key).encode(),
+        "sealed.key": keyfile.encode_secret(
+            root_key, passphrase=PASSPHRASE.encode(), salt=bytes(range(16))
+        ),
         f"store/versions/{version_name}": version_data,
         f"store/locate/{version_name}": encode_locate(version_id, uses),
         f"store/packs/{pack_name}.pack": packed,
@@ -302,6 +340,12 @@ def good_files() -> dict[str, bytes]:
         "compression": settings.compression,
         "version": {"id": version_name, **plain(version)},
         "ref": plain(ref),
+        "root": plain_root(root_document.root),
+        "keys": {
+            "secret": plain(root_key.secret),
+            "passphrase": PASSPHRASE,
+            "id": plain(root_key.key.id),
+        },
         "locate": plain(uses),
         "pack": {"id": pack_name, **plain_pack(packed, content)},
         "leaf": {"ref": plain(root), "level": 0, "records": plain(entries)},

@@ -292,14 +292,15 @@ def hostile_versions() -> Iterator[Case]:
 def hostile_refs() -> Iterator[Case]:
     """Refs; they are read as the ref of `example`."""
     tag = ["latest", bytes(32), 100]
-    good = ["imgstore ref", STORE_ID, "example", 1, TIME, 0, [tag]]
+    good = ["imgstore ref", STORE_ID, "example", 1, 1, TIME, 0, [tag]]
+    mark = [bytes(32), b"s" * 64]
 
     def made(changes: dict[int, Any]) -> bytes:
         fields = [changes.get(n, value) for n, value in enumerate(good)]
         return document(b"IMGSREF ", 1, (packed(fields), ()))
 
     def tagged(*tags: Any) -> bytes:
-        return made({6: tags})
+        return made({7: tags})
 
     yield "magic of a version", document(b"IMGSVERS", 1, (packed(good), ())), "Corrupt", "REF"
     yield "format 2", document(b"IMGSREF ", 2, (packed(good), ())), "Unsupported", "version 2"
@@ -308,16 +309,32 @@ def hostile_refs() -> Iterator[Case]:
     yield "signatures as nil", document(b"IMGSREF ", 1, (packed(good), None)), "Corrupt", "not a"
     yield "a signature", document(b"IMGSREF ", 1, (packed(good), (b"s",))), "Corrupt", "not a ref"
     yield "payload and more", document(b"IMGSREF ", 1, (packed(good) + b"\0", ())), "Corrupt", "rec"
-    yield "another type", made({0: "imgstore root"}), "Corrupt", "another"
+    yield "another type", made({0: "imgstore root"}), "Corrupt", "not a ref"
     yield "another store", made({1: bytes(16)}), "Corrupt", "another"
     yield "store id of 15", made({1: bytes(15)}), "Corrupt", ""
     yield "another image", made({2: "other"}), "Corrupt", "another"
     yield "image as bytes", made({2: b"example"}), "Corrupt", "not a ref"
-    yield "sequence -1", made({3: -1}), "Corrupt", "not a ref"
-    yield "sequence as true", made({3: True}), "Corrupt", "not a ref"
-    yield "time as float", made({4: 1.0}), "Corrupt", "not a ref"
-    yield "expires as false", made({5: False}), "Corrupt", "not a ref"
-    yield "tags as nil", made({6: None}), "Corrupt", "not a ref"
+    yield "image of 129 letters", made({2: "x" * 129}), "Corrupt", "not a ref"
+    yield "image with a slash", made({2: "../x"}), "Corrupt", "not a ref"
+    yield "root -1", made({3: -1}), "Corrupt", "not a ref"
+    yield "root 2^63", made({3: 2**63}), "Corrupt", "not a ref"
+    yield "root as true", made({3: True}), "Corrupt", "not a ref"
+    yield "sequence -1", made({4: -1}), "Corrupt", "not a ref"
+    yield "sequence 2^63", made({4: 2**63}), "Corrupt", "not a ref"
+    yield "sequence as true", made({4: True}), "Corrupt", "not a ref"
+    yield "time as float", made({5: 1.0}), "Corrupt", "not a ref"
+    yield "expires as false", made({6: False}), "Corrupt", "not a ref"
+    yield "tags as nil", made({7: None}), "Corrupt", "not a ref"
+    for name, marks, says in [
+        ("a signature twice", [mark, mark], "order"),
+        ("signatures out of order", [[b"\1" * 32, b"s"], mark], "order"),
+        ("signature of a short key id", [[bytes(31), b"s"]], "bad signature"),
+        ("signature of no bytes", [[bytes(32), b""]], "bad signature"),
+        ("signature of 1025 bytes", [[bytes(32), b"s" * 1025]], "bad signature"),
+        ("signature as text", [[bytes(32), "s"]], "bad signature"),
+        ("33 signatures", [[bytes([n]) * 32, b"s"] for n in range(33)], "not a ref"),
+    ]:
+        yield name, document(b"IMGSREF ", 1, (packed(good), marks)), "Corrupt", says
     yield "tag twice", tagged(tag, ["latest", b"\1" * 32, 100]), "Corrupt", "order"
     yield "tags out of order", tagged(tag, ["base", bytes(32), 100]), "Corrupt", "order"
     yield "tag with a slash", tagged(["../../etc", bytes(32), 100]), "Corrupt", "bad tag"
@@ -331,6 +348,76 @@ def hostile_refs() -> Iterator[Case]:
     yield "tag of length 65537", tagged(["x", bytes(32), 65537]), "Corrupt", "bad tag"
     yield "tag of length true", tagged(["x", bytes(32), True]), "Corrupt", "bad tag"
     yield "tag of two", tagged(["x", bytes(32)]), "Corrupt", "bad tag"
+
+
+def hostile_roots() -> Iterator[Case]:
+    """Root documents; what they say of keys is judged elsewhere."""
+    one, two = ["ed25519", b"a" * 32], ["ed25519", b"b" * 32]
+    refs, roots = ["ref", 1, [one]], ["root", 1, [one, two]]
+    good = ["imgstore root", STORE_ID, 1, TIME, 0, [refs, roots]]
+
+    def made(changes: dict[int, Any]) -> bytes:
+        fields = [changes.get(n, value) for n, value in enumerate(good)]
+        return document(b"IMGSROOT", 1, (packed(fields), ()))
+
+    def with_keys(*keys: Any, threshold: Any = 1) -> bytes:
+        return made({5: [refs, ["root", threshold, keys]]})
+
+    yield "magic of a ref", document(b"IMGSREF ", 1, (packed(good), ())), "Corrupt", "ROOT"
+    yield "format 2", document(b"IMGSROOT", 2, (packed(good), ())), "Unsupported", "version 2"
+    yield "too long", made({1: bytes(70_000)}), "Corrupt", "longer"
+    yield "another type", made({0: "imgstore ref"}), "Corrupt", "not a root"
+    yield "store id of 15", made({1: bytes(15)}), "Corrupt", "not a root"
+    yield "version 0", made({2: 0}), "Corrupt", "not a root"
+    yield "version 2^63", made({2: 2**63}), "Corrupt", "not a root"
+    yield "version as true", made({2: True}), "Corrupt", "not a root"
+    yield "time as float", made({3: 1.0}), "Corrupt", "not a root"
+    yield "expires as false", made({4: False}), "Corrupt", "not a root"
+    yield "no roles", made({5: []}), "Corrupt", "not a root"
+    yield "one role", made({5: [roots]}), "Corrupt", "not a root"
+    yield "roles out of order", made({5: [roots, refs]}), "Corrupt", "not a root"
+    yield "a third role", made({5: [refs, roots, ["x", 1, [one]]]}), "Corrupt", "not a root"
+    yield "no keys", with_keys(), "Corrupt", "bad role"
+    yield "17 keys", with_keys(*(["x", bytes([n])] for n in range(17))), "Corrupt", "bad role"
+    yield "a key twice", with_keys(one, one), "Corrupt", "bad role"
+    yield "keys out of order", with_keys(two, one), "Corrupt", "bad role"
+    yield "threshold 0", with_keys(one, threshold=0), "Corrupt", "bad role"
+    yield "threshold of two with one key", with_keys(one, threshold=2), "Corrupt", "bad role"
+    yield "threshold as true", with_keys(one, threshold=True), "Corrupt", "bad role"
+    yield "key of no bytes", with_keys(["ed25519", b""]), "Corrupt", "bad key"
+    yield "key of 4097 bytes", with_keys(["ed25519", bytes(4097)]), "Corrupt", "bad key"
+    yield "algorithm as bytes", with_keys([b"ed25519", b"a" * 32]), "Corrupt", "bad key"
+    yield "algorithm with a newline", with_keys(["ed25519\n", b"a" * 32]), "Corrupt", "bad key"
+    yield "algorithm without a name", with_keys(["", b"a" * 32]), "Corrupt", "bad key"
+
+
+def hostile_keys() -> Iterator[Case]:
+    """Secret key files."""
+    scrypt = ["scrypt chacha20-poly1305", 15, 8, 1, bytes(16)]
+
+    def made(*fields: Any) -> bytes:
+        return document(b"IMGSKEY ", 1, fields)
+
+    def sealed(**changes: Any) -> bytes:
+        names = ("kind", "log_n", "r", "p", "salt")
+        fields = [changes.get(name, value) for name, value in zip(names, scrypt, strict=True)]
+        return made("ed25519", b"a" * 32, fields, bytes(48))
+
+    good = ("ed25519", b"a" * 32, [], bytes(32))
+    yield "format 2", document(b"IMGSKEY ", 2, good), "Unsupported", "version 2"
+    yield "another algorithm", made("rsa", b"a" * 32, [], bytes(32)), "Corrupt", "not a secret"
+    yield "short public part", made("ed25519", b"a" * 31, [], bytes(32)), "Corrupt", "not a secret"
+    yield "short secret", made("ed25519", b"a" * 32, [], bytes(31)), "Corrupt", "not a secret"
+    yield "sealed secret of 32", made("ed25519", b"a" * 32, scrypt, bytes(32)), "Corrupt", "not a s"
+    yield "another way to seal", sealed(kind="rot13"), "Corrupt", "not a secret"
+    yield "N of 2^21", sealed(log_n=21), "Corrupt", "not a secret"
+    yield "N of 2^63", sealed(log_n=63), "Corrupt", "not a secret"
+    yield "N of 1", sealed(log_n=0), "Corrupt", "not a secret"
+    yield "512 MiB", sealed(log_n=19, r=8), "Corrupt", "not a secret"
+    yield "p of 17", sealed(p=17), "Corrupt", "not a secret"
+    yield "r as true", sealed(r=True), "Corrupt", "not a secret"
+    yield "salt of 15", sealed(salt=bytes(15)), "Corrupt", "not a secret"
+    yield "too long", made("ed25519", b"a" * 32, [], bytes(5000)), "Corrupt", "too long"
 
 
 def hostile_locates() -> Iterator[Case]:
@@ -434,6 +521,16 @@ def hostile_settings() -> Iterator[Case]:
     yield "compression zstd:0", made(compression="zstd:0"), "Corrupt", "settings"
     yield "compression zstd:20", made(compression="zstd:20"), "Corrupt", "settings"
     yield "compression as list", made(compression=["auto"]), "Corrupt", "settings"
+    yield "nothing of refs", made(refs=None), "Corrupt", "settings"
+    yield "signed as number", made(refs={"signed": 1, "lifetime": 0}), "Corrupt", "signed"
+    yield "lifetime -1", made(refs={"signed": True, "lifetime": -1}), "Corrupt", "believed"
+    yield (
+        "lifetime of 10^12",
+        made(refs={"signed": True, "lifetime": 10**12}),
+        "Corrupt",
+        "believed",
+    )
+    yield "lifetime as text", made(refs={"signed": True, "lifetime": "7"}), "Corrupt", "signed"
 
 
 def hostile_cases() -> dict[str, Any]:
@@ -445,6 +542,8 @@ def hostile_cases() -> dict[str, Any]:
         "list_node": hostile_list_nodes(),
         "version": hostile_versions(),
         "ref": hostile_refs(),
+        "root": hostile_roots(),
+        "key": hostile_keys(),
         "locate": hostile_locates(),
         "index": hostile_indexes(),
         "settings": hostile_settings(),

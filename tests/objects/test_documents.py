@@ -13,6 +13,7 @@ from chunkstore.objects import documents
 from chunkstore.objects.chunker import Parameters
 from chunkstore.objects.digest import version_digest
 from chunkstore.objects.documents import PackUse, Ref, Settings, Tag, Version
+from chunkstore.objects.envelope import Envelope, Signature
 from chunkstore.objects.manifest import MAX_NODE_BYTES, NodeRef
 from chunkstore.objects.pack import MAX_INDEX
 
@@ -50,28 +51,39 @@ def test_a_message_that_is_not_unicode_is_a_declared_error():
 
 tags = st.dictionaries(names, st.tuples(digests, st.integers(1, documents.MAX_VERSION)), max_size=5)
 refs = st.builds(
-    lambda store, image, sequence, time, expires, found: Ref(
-        store, image, sequence, time, expires, tuple(Tag(n, *found[n]) for n in sorted(found))
+    lambda store, image, root, sequence, time, expires, found: Ref(
+        store, image, root, sequence, time, expires, tuple(Tag(n, *found[n]) for n in sorted(found))
     ),
     st.binary(min_size=16, max_size=16),
     names,
-    st.integers(0, 2**64 - 1),
+    st.integers(0, documents.MAX_COUNTER),
+    st.integers(0, documents.MAX_COUNTER),
     times,
     times,
     tags,
 )
 
 
-@given(refs)
-def test_ref(ref):
-    data = ref.encode()
+signatures = st.dictionaries(digests, st.binary(min_size=1, max_size=1024), max_size=3)
+
+
+def sealed(ref, found=()):
+    return documents.encode_ref(
+        Envelope(ref.payload, tuple(Signature(key, found[key]) for key in sorted(found)))
+    )
+
+
+@given(refs, signatures)
+def test_ref(ref, found):
+    data = sealed(ref, found)
+    assert documents.open_ref(data, "here")[1].signatures == tuple(sorted(found.items()))
     assert documents.parse_ref(data, ref.image) == ref
     assert documents.parse_ref(data, ref.image, ref.store_id) == ref
 
 
 @pytest.mark.parametrize("length", [0, 15, 17])
 def test_a_store_id_is_16_bytes_for_who_knows_no_store_too(length):
-    data = Ref(bytes(length), "web", 1, 0, 0, ()).encode()
+    data = sealed(Ref(bytes(length), "web", 1, 1, 0, 0, ()))
     with pytest.raises(Corrupt, match="not a ref"):
         documents.parse_ref(data, "web")
 
@@ -81,7 +93,7 @@ def test_tags_stay_sorted_and_unique(ref, name, digest):
     tag = Tag(name, digest, 100)
     changed = ref.with_tag(tag)
     assert changed.find(name) == tag
-    assert documents.parse_ref(changed.encode(), ref.image) == changed
+    assert documents.parse_ref(sealed(changed), ref.image) == changed
     assert changed.with_tag(tag) == changed
     without = changed.without_tag(name)
     assert without.find(name) is None
@@ -105,9 +117,11 @@ def test_locate(version_id, found):
         [Parameters(1024, 2048, 4096), Parameters(), Parameters(65536, 131072, 524288)]
     ),
     st.sampled_from(["auto", "lz4", "none", "zstd:1", "zstd:19"]),
+    st.booleans(),
+    st.integers(0, documents.MAX_LIFETIME),
 )
-def test_settings(store_id, chunker, compression):
-    settings = Settings(store_id, chunker, compression)
+def test_settings(store_id, chunker, compression, is_signed, lifetime):
+    settings = Settings(store_id, chunker, compression, is_signed, lifetime)
     assert documents.parse_settings(settings.encode(), "here") == settings
 
 

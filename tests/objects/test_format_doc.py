@@ -16,11 +16,13 @@ from chunkstore.objects import (
     digest,
     documents,
     entry,
+    envelope,
     manifest,
     names,
     pack,
 )
 from chunkstore.objects.chunker import ALGORITHM, Parameters, cut
+from chunkstore.trust import keyfile, keys, root
 from chunkstore.worktree import metadata
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +84,12 @@ LIMITS = {
     "version record": documents.MAX_VERSION,
     "message": documents.MAX_MESSAGE,
     "ref": documents.MAX_REF,
+    "root document": root.MAX_ROOT,
+    "keys of a role": root.MAX_KEYS,
+    "signatures of a document": envelope.MAX_SIGNATURES,
+    "signature": envelope.MAX_SIGNATURE,
+    "public part of a key": keys.MAX_PUBLIC,
+    "secret key file": keyfile.MAX_KEY_FILE,
     "locate hint": documents.MAX_LOCATE,
     "smallest chunker minimum": 1024,
     "largest chunker maximum": 512 * 1024,
@@ -118,10 +126,11 @@ def test_limits_are_those_of_the_code():
 
 
 def test_contexts_and_magics_are_those_of_the_code():
-    contexts = [digest.VERSION_CONTEXT, digest.PACK_CONTEXT, digest.INDEX_CONTEXT]
+    checked = [digest.VERSION_CONTEXT, digest.PACK_CONTEXT]
+    contexts = [*checked, digest.KEY_CONTEXT, digest.STATEMENT_CONTEXT, digest.INDEX_CONTEXT]
     contexts += [digest.DELTA_PACK_CONTEXT, digest.DELTA_INDEX_CONTEXT]
     assert re.findall(r"\| context `([^`]+)`", section("Digests")) == contexts
-    for context in contexts:
+    for context in [*checked, *contexts[4:]]:
         assert f"--derive-key '{context}'" in section("Digests")
     magics = re.findall(r"`(IMGS[A-Z ]{4})`", TEXT)
     assert {magic.encode() for magic in magics} == {
@@ -130,6 +139,8 @@ def test_contexts_and_magics_are_those_of_the_code():
         pack.INDEX_MAGIC,
         b"IMGSVERS",
         b"IMGSREF ",
+        root.MAGIC,
+        b"IMGSKEY ",
         b"IMGSLOCA",
         deltapack.PACK_MAGIC,
         deltapack.INDEX_MAGIC,

@@ -6,6 +6,7 @@ Compressed frames are only read: another release of a compressor may write other
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,10 @@ from chunkstore.objects.digest import HOLE, chunk_digest
 from chunkstore.objects.documents import PackUse, Ref, Tag, Version
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.manifest import NodeRef
+from chunkstore.trust import keyfile
+from chunkstore.trust.keys import from_secret
+from chunkstore.trust.refs import check_signature
+from chunkstore.trust.root import check_first, parse_root
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,9 +83,11 @@ def test_ref(golden):
         Tag(tag["name"], golden.bytes_of(tag["version"]), tag["length"]) for tag in expected["tags"]
     )
     ref = documents.parse_ref(data, "example", golden.store_id)
-    numbers = (expected["sequence"], expected["time"], expected["expires"])
+    numbers = tuple(expected[name] for name in ("root", "sequence", "time", "expires"))
     assert ref == Ref(golden.store_id, expected["image"], *numbers, tags)
-    assert ref.encode() == data
+    envelope = documents.open_ref(data, "here")[1]
+    assert envelope.payload == ref.payload
+    assert documents.encode_ref(envelope) == data
     assert ref.find("latest") == tags[1]
     assert tags[1].length == len(golden.read("version"))
 
@@ -244,3 +251,55 @@ def test_the_shape_of_chunk_lists_is_frozen(golden, count):
     assert depth == expected["depth"]
     assert len(nodes) == expected["nodes"]
     assert chunk_digest(content) == golden.bytes_of(expected["content"])
+
+
+def test_root(golden):
+    data = golden.read("store/roots/1")
+    expected = golden.expected["root"]
+    signed = parse_root(data)
+    assert signed.encode() == data
+    root = check_first(signed)
+    assert root.payload == signed.envelope.payload
+    assert root.store_id == golden.store_id
+    assert [root.version, root.time, root.expires] == [
+        expected[name] for name in ("version", "time", "expires")
+    ]
+    for role, name in ((root.roots, "roots"), (root.refs, "refs")):
+        assert role.threshold == expected[name]["threshold"]
+        ids = [golden.bytes_of(key["id"]) for key in expected[name]["keys"]]
+        assert [key.id for key in role.keys] == ids
+    ref, envelope = documents.open_ref(golden.read("ref"), "here")
+    check_signature(ref, envelope, root)
+
+
+def test_keys(golden):
+    expected = golden.expected["keys"]
+    opened = keyfile.parse_secret(golden.read("open.key"), "open.key")
+    sealed = keyfile.parse_secret(golden.read("sealed.key"), "sealed.key")
+    public = keyfile.parse_public(golden.read("open.key.pub").decode(), "open.key.pub")
+    assert not opened.needs_passphrase
+    assert sealed.needs_passphrase
+    secret = golden.bytes_of(expected["secret"])
+    assert opened.open().secret == sealed.open(expected["passphrase"].encode()).secret == secret
+    assert opened.key == sealed.key == public == from_secret(secret).key
+    assert public.id == golden.bytes_of(expected["id"])
+    assert keyfile.encode_secret(opened.open()) == golden.read("open.key")
+    assert keyfile.encode_public(public).encode() == golden.read("open.key.pub")
+
+
+def test_the_signature_in_the_format_is_what_openssl_says(golden, tmp_path):
+    """What is signed, laid out by hand, and checked by another program."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    _, envelope = documents.open_ref(golden.read("ref"), "here")
+    kind = b"imgstore ref"
+    head = f"DSSEv1 {len(kind)} ".encode() + kind + f" {len(envelope.payload)} ".encode()
+    (tmp_path / "message").write_bytes(head + envelope.payload)
+    (tmp_path / "signature").write_bytes(envelope.signatures[0].value)
+    (key,) = parse_root(golden.read("store/roots/1")).root.refs.keys
+    # SubjectPublicKeyInfo of Ed25519 is these twelve bytes and the key.
+    (tmp_path / "key").write_bytes(bytes.fromhex("302a300506032b6570032100") + key.public)
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-rawin"]
+    files = ["-inkey", "key", "-in", "message", "-sigfile", "signature"]
+    done = subprocess.run([*command, *files], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunkstore.errors import Corrupt, Unsupported
+from chunkstore.errors import Corrupt, Unsupported, Untrusted
 from chunkstore.objects import chunklist, codec, documents, manifest, pack, record
 from chunkstore.objects.digest import SIZE, chunk_digest, pack_hasher, version_digest
 from chunkstore.objects.manifest import NodeRef
+from chunkstore.trust import keyfile
+from chunkstore.trust.root import parse_root
 
 HOSTILE = json.loads((Path(__file__).parent.parent / "golden" / "hostile.json").read_bytes())
 ERRORS = {"Corrupt": Corrupt, "Unsupported": Unsupported}
@@ -42,6 +44,8 @@ READERS = {
     "list_node": lambda data: chunklist.read_node(data, 0, chunk_digest(data)),
     "version": lambda data: documents.parse_version(data, version_digest(data)),
     "ref": lambda data: documents.parse_ref(data, "example", STORE_ID),
+    "root": lambda data: parse_root(data, "here"),
+    "key": lambda data: keyfile.parse_secret(data, "here"),
     "locate": lambda data: documents.parse_locate(data, NULL),
     "index": lambda data: pack.parse_index(data, "here"),
     "settings": lambda data: documents.parse_settings(data, "here"),
@@ -109,6 +113,9 @@ def golden_readers(golden):
         ("store.json", lambda data: documents.parse_settings(data, "here"), False),
         ("version", lambda data: documents.parse_version(data, golden.version_id), True),
         ("ref", lambda data: documents.parse_ref(data, "example", golden.store_id), False),
+        ("store/roots/1", parse_root, False),
+        ("open.key", lambda data: keyfile.parse_secret(data, "here"), False),
+        ("sealed.key", lambda data: keyfile.parse_secret(data, "here"), False),
         ("locate", lambda data: documents.parse_locate(data, golden.version_id), False),
         ("index", lambda data: pack.parse_index(data, "here"), True),
         ("tiny.idx", lambda data: pack.parse_index(data, "here"), True),
@@ -134,7 +141,7 @@ def test_flipped_bits_end_in_declared_errors(golden):
         for bit, changed in flips(data):
             try:
                 read(changed)
-            except Corrupt:
+            except (Corrupt, Untrusted):
                 continue
             assert not must_be_seen, f"{name}: bit {bit} went unseen"
 

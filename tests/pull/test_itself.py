@@ -123,7 +123,7 @@ def test_nothing_is_imported_once_the_tree_changes(
         return last[1], last[2:]
 
     def work(location: str) -> None:
-        assert call("pull", f"{location}/web", str(node))[0] == "0"
+        assert call("pull", "--trust-first", f"{location}/web", str(node))[0] == "0"
         (node / "changed").write_bytes(b"changed here")
         (tree / "file").write_bytes(b"two")
         (tree / "changed").write_bytes(b"two")

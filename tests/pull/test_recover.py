@@ -252,11 +252,13 @@ def test_the_same_again_by_sigkill(nodes: Live) -> None:
     whole = 0.05
     script = """
 from chunkstore.objects.names import parse_spec
-from chunkstore.pull import pull
+from chunkstore.pull import PullOptions, Trust, pull
 from chunkstore.storage.backends.local import LocalBackend
 
+OPTIONS = PullOptions(trust=Trust.FIRST)
+
 def work(store, node):
-    pull(LocalBackend(store), [parse_spec("web")], node, location=store)
+    pull(LocalBackend(store), [parse_spec("web")], node, location=store, options=OPTIONS)
 """
     with stores.Workers(script) as workers:
         for _ in range(25):

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import trees
+from support import stores, trees
 from support.live import Live
 
 from chunkstore.objects.names import parse_layers
@@ -49,7 +49,11 @@ def interrupt(live: Live, after: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(apply.Applier, "_place", place)
         with pytest.raises(Cut):
-            pull(reader, parse_layers("web"), str(live.node), location=live.store.root)
+            pull(
+                *(reader, parse_layers("web"), str(live.node)),
+                location=live.store.root,
+                options=stores.trusting(),
+            )
 
 
 def hide_store(live: Live) -> None:
@@ -119,6 +123,7 @@ def test_nothing_was_pulled_or_only_begun(place: Path) -> None:
             pull(
                 *(LocalBackend(live.store.root), parse_layers("web"), str(live.node)),
                 location=live.store.root,
+                options=stores.trusting(),
             )
         except Cut:
             pass

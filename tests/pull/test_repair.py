@@ -173,7 +173,11 @@ def test_a_remote_that_does_not_answer(quick: Path) -> None:
     from chunkstore.pull import pull
 
     # Port 1 of this machine: nobody is there.
-    pull(remote, [parse_spec("web")], str(live.node), location="http://127.0.0.1:1")
+    pull(
+        *(remote, [parse_spec("web")], str(live.node)),
+        location="http://127.0.0.1:1",
+        options=stores.trusting(),
+    )
     (live.node / "twin").write_bytes(b"own")
     live.run("verify", "--repair", live.node)
     (live.node / "f").write_bytes(b"own")

@@ -120,12 +120,12 @@ def test_whoever_looks_sees_one_version(live: Live) -> None:
 
 PULLER = """
 from chunkstore.objects.names import parse_layers
-from chunkstore.pull import PullOptions, pull
+from chunkstore.pull import PullOptions, Trust, pull
 from chunkstore.storage.backends.local import LocalBackend
 import lz4.block, zstandard
 
 def work(store, node):
-    options = PullOptions(atomic=True)
+    options = PullOptions(atomic=True, trust=Trust.FIRST)
     pull(LocalBackend(store), parse_layers("web"), node, location=store, options=options)
 """
 

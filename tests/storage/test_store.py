@@ -92,8 +92,8 @@ def test_what_is_no_store(quick: Path) -> None:
 
 
 def test_opened_or_made(quick: Path) -> None:
-    first = store.open_or_create(str(quick / "store"))
-    assert store.open_or_create(str(quick / "store")).settings == first.settings
+    first = store.open_or_create(str(quick / "store"), now=1)
+    assert store.open_or_create(str(quick / "store"), now=1).settings == first.settings
 
 
 # Names

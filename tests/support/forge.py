@@ -16,8 +16,13 @@ from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.pack import CHUNK, Frame
 from chunkstore.storage import layout
 from chunkstore.storage.backends.memory import MemoryBackend
+from chunkstore.trust.keys import from_secret
+from chunkstore.trust.refs import sign_ref
+from chunkstore.trust.root import Root, role, sign_root
 
 STORE_ID = bytes(range(16))
+ROOT = from_secret(b"r" * 32)
+ONLINE = from_secret(b"o" * 32)
 
 
 class Forge:
@@ -27,6 +32,8 @@ class Forge:
         self.backend = MemoryBackend()
         settings = Settings(STORE_ID, Parameters(), "auto")
         self.backend.put(layout.SETTINGS, settings.encode())
+        signed = sign_root(Root(STORE_ID, 1, 0, 0, role([ROOT.key]), role([ONLINE.key])), [ROOT])
+        self.backend.put(layout.root(1), signed.encode())
         self.uses: list[PackUse] = []
         self.sequence = 0
         self._chunks: dict[bytes, bytes] = {}
@@ -98,8 +105,8 @@ class Forge:
             layout.locate(version_id), documents.encode_locate(version_id, list(self.uses))
         )
         tags = (Tag("latest", version_id, len(data)),)
-        ref = Ref(STORE_ID, "web", self.sequence, self.sequence, 0, tags)
-        self.backend.put(layout.ref("web"), ref.encode())
+        ref = Ref(STORE_ID, "web", 1, self.sequence, self.sequence, 0, tags)
+        self.backend.put(layout.ref("web"), documents.encode_ref(sign_ref(ref, [ONLINE])))
         return version_id
 
 

@@ -25,6 +25,8 @@ import imgstore
 
 import chunkstore
 
+from . import live
+
 DEADLINE = 120.0
 """Seconds after which a run that does not end is a fault."""
 
@@ -119,7 +121,7 @@ class Program:
     def start(self, *arguments: object, held: bool = False) -> int:
         """Start a run; its process. `held`: it is stopped until it gets SIGCONT."""
         assert not self._pid, "one run at a time"
-        request = [list(map(str, arguments)), *map(str, self._outputs()), held]
+        request = [live.trusting(arguments), *map(str, self._outputs()), held]
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(request).encode() + b"\n")
         self._pid = self._number(DEADLINE)
@@ -141,7 +143,7 @@ class Program:
         finally:
             self._pid = 0
         out, err = (path.read_text(errors="backslashreplace") for path in self._outputs())
-        return Ended(code, out, err)
+        return Ended(code, out, live.without_trust(err))
 
     def run(self, *arguments: object, kill_after: float | None = None) -> Ended:
         """A whole run, killed after so many seconds if it has not ended."""

@@ -20,7 +20,7 @@ from chunkstore.objects.chunker import Parameters
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import parse_layers, parse_spec
-from chunkstore.pull import PullOptions, PullReport, pull
+from chunkstore.pull import PullOptions, PullReport, Trust, pull
 from chunkstore.storage import store as stores
 from chunkstore.storage.backend import Reader
 from chunkstore.storage.backends.memory import MemoryBackend
@@ -33,8 +33,8 @@ SETTLE = 0.06
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
-def make_store(path: Path, *, chunker: Parameters | None = SMALL, **options: str) -> Store:
-    return stores.create(str(path), chunker=chunker, **options)
+def make_store(path: Path, *, chunker: Parameters | None = SMALL, **options: Any) -> Store:
+    return stores.create(str(path), **{"now": time.time_ns(), "chunker": chunker, **options})
 
 
 def settle() -> None:
@@ -52,7 +52,13 @@ def restore(store: Store, spec: str, directory: Path) -> CheckoutReport:
 
 
 def bring(reader: Reader, spec: str, directory: Path, **options: Any) -> PullReport:
+    options = {"trust": Trust.FIRST, "clock": time.time_ns(), **options}
     return pull(reader, parse_layers(spec), str(directory), options=PullOptions(**options))
+
+
+def trusting() -> PullOptions:
+    """Options of a pull for whose test it does not matter who signed."""
+    return PullOptions(trust=Trust.FIRST, clock=time.time_ns())
 
 
 def listing(store: Store, *, local: bool = False) -> dict[str, tuple[int, int]]:

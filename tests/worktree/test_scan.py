@@ -544,7 +544,7 @@ print(store.images(), sorted(stores.listing(store)))
         assert f"{name}: Permission denied" in said
     assert "fine" not in said
     assert "nothing was recorded" in said
-    assert left == "[] ['store.json']"
+    assert left == "[] ['roots/1', 'store.json']"
 
 
 def test_a_worktree_that_is_not_there(place: Path) -> None:

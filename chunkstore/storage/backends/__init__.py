@@ -11,11 +11,16 @@ The grammar of object names is here because all of them share it.
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from chunkstore.errors import Usage
 from chunkstore.storage.backend import Reader
 from chunkstore.storage.backends.throttle import Throttle, ThrottledReader
+
+if TYPE_CHECKING:
+    from chunkstore.storage.backends.http_access import Access
 
 MAX_NAME: Final = 1024
 """Characters of an object name; the least that any place in sight allows (S3)."""
@@ -54,18 +59,44 @@ def check_range(start: int, stop: int) -> None:
         raise Usage(f"range {start} to {stop} lies before the object")
 
 
-def open_reader(location: str, *, limit_rate: float | None = None) -> Reader:
+def open_reader(
+    location: str,
+    *,
+    limit_rate: float | None = None,
+    access: Access | None = None,
+    mirrors: Sequence[str] = (),
+) -> Reader:
     """The store at a URL or in a directory, read at `limit_rate` bytes per second at most.
 
-    Raises `Usage`, `NotFound`, `LocalError`.
+    `access` says how a URL is reached. What `location` can't give, or gives wrongly, is read from
+    the `mirrors`, to which neither token nor certificate of `access` is shown. Raises `Usage`,
+    `NotFound`, `LocalError`.
     """
     throttle = None if limit_rate is None else Throttle(limit_rate)
+    if not mirrors:
+        return _open(location, throttle, access)
+    from dataclasses import replace
+
+    from chunkstore.storage.backends.late import LateReader
+    from chunkstore.storage.backends.mirrors import MirrorReader
+
+    strange = None if access is None else replace(access, token="", certificate="", key="")
+    readers: list[Reader] = [LateReader(partial(_open, location, throttle, access, attempts=2))]
+    readers += [
+        LateReader(partial(_open, mirror, throttle, strange, attempts=2)) for mirror in mirrors
+    ]
+    return MirrorReader(readers)
+
+
+def _open(
+    location: str, throttle: Throttle | None, access: Access | None, *, attempts: int = 5
+) -> Reader:
     scheme = _SCHEME.match(location)
     match scheme[1].lower() if scheme else "file":
         case "http" | "https":
             from chunkstore.storage.backends.http import HttpReader
 
-            return HttpReader(location, throttle=throttle)
+            return HttpReader(location, throttle=throttle, access=access, attempts=attempts)
         case "file":
             from chunkstore.storage.backends.local import LocalBackend
 

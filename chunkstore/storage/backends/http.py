@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 from chunkstore.errors import TransferError, Usage
 from chunkstore.storage.backend import Polled
 from chunkstore.storage.backends import check_name, check_range
+from chunkstore.storage.backends.http_access import Access
 from chunkstore.storage.backends.http_connection import Nobody, Reply
 from chunkstore.storage.backends.http_pool import Meter, Pool, Traffic
 from chunkstore.storage.backends.http_range import (
@@ -58,7 +59,7 @@ class HttpReader:
     `timeout` bounds the wait for each step; a server that keeps sending too slowly is dropped as
     well. `attempts` are made for a call, and `connections` held at most. `tls` replaces the
     system's idea of whom to trust. `throttle` bounds how fast all connections together read.
-    Credentials in the URL go to its own host only.
+    Credentials, whether in the URL or of `access`, go to its own origin only.
     """
 
     def __init__(
@@ -71,8 +72,11 @@ class HttpReader:
         sleep: Callable[[float], object] | None = None,
         tls: ssl.SSLContext | None = None,
         throttle: Throttle | None = None,
+        access: Access | None = None,
     ) -> None:
-        base, self._authorization = parse_url(url)
+        access = access or Access()
+        base, in_url = parse_url(url)
+        self._authorization = access.authorization or in_url
         if base.query or "#" in url:
             raise Usage(f"{base}: the URL of a store ends in a path, not in a query or fragment")
         self._base = base._replace(path=base.path.rstrip("/"))
@@ -84,7 +88,13 @@ class HttpReader:
         if throttle is not None:
             connections = min(connections, max(int(throttle.rate / LEAST_RATE), 1))
         self._pool = Pool(
-            limit=connections, patience=timeout, meter=self._meter, tls=tls, throttle=throttle
+            limit=connections,
+            patience=timeout,
+            meter=self._meter,
+            tls=tls,
+            throttle=throttle,
+            access=access,
+            home=base.origin,
         )
         self._ignores_ranges = False
         self._has_answered = False

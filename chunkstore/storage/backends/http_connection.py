@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, cast
 
 from chunkstore.errors import LocalError, TransferError
+from chunkstore.storage.backends.http_access import Proxy
 from chunkstore.storage.backends.http_pace import HEAD_ALLOWANCE, Pace, PacedSocket
 from chunkstore.storage.backends.http_url import Url
 from chunkstore.storage.backends.throttle import Throttle
@@ -72,17 +73,27 @@ class Connection:
     """One connection, with one request at a time on it."""
 
     def __init__(
-        self, url: Url, patience: float, tls: ssl.SSLContext | None, throttle: Throttle | None
+        self,
+        url: Url,
+        patience: float,
+        tls: ssl.SSLContext | None,
+        throttle: Throttle | None,
+        proxy: Proxy | None = None,
     ) -> None:
         self.origin = url.origin
         self.pace = Pace(patience)
+        self._proxy = proxy
         scheme, host, port = url.origin
+        peer = (host, port) if proxy is None else (proxy.host, proxy.port)
         if scheme == "https":
             self._http: http.client.HTTPConnection = http.client.HTTPSConnection(
-                host, port, timeout=patience, context=tls
+                *peer, timeout=patience, context=tls
             )
+            if proxy is not None:
+                secret = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+                self._http.set_tunnel(host, port, headers=secret)
         else:
-            self._http = http.client.HTTPConnection(host, port, timeout=patience)
+            self._http = http.client.HTTPConnection(*peer, timeout=patience)
         with _transfer_errors(url):
             try:
                 self._http.connect()  # sets TCP_NODELAY
@@ -104,7 +115,7 @@ class Connection:
         self.pace.begin()
         with _transfer_errors(url):
             try:
-                self._http.request(method, url.target, headers=dict(headers))
+                self._http.request(method, *self._addressed(url, headers))
                 self._response = response = self._http.getresponse()
             except ConnectionError as error:
                 if idled and not self.pace.received:
@@ -114,6 +125,15 @@ class Connection:
                 # http.client takes the end of the stream for the end of the headers.
                 raise ConnectionResetError("cut inside the headers")
             return Reply(url, self.pace, response, self._paced.stream, has_body=method != "HEAD")
+
+    def _addressed(self, url: Url, headers: Mapping[str, str]) -> tuple[str, None, dict[str, str]]:
+        """What to ask for, and how: a proxy has to be told the whole URL, unless it is a tunnel."""
+        if self._proxy is None or url.origin.scheme == "https":
+            return url.target, None, dict(headers)
+        secret = {}
+        if self._proxy.authorization:
+            secret = {"Proxy-Authorization": self._proxy.authorization}
+        return f"{url.origin}{url.target}", None, {**headers, **secret}
 
     def is_quiet(self) -> bool:
         """Whether nothing has come since the last reply: neither an end nor bytes nobody wants."""

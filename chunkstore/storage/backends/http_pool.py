@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from chunkstore.errors import Usage
+from chunkstore.storage.backends.http_access import Access
 from chunkstore.storage.backends.http_connection import Connection, Reply, WentAway
 from chunkstore.storage.backends.http_url import Origin, Url
 from chunkstore.storage.backends.throttle import Throttle
@@ -57,7 +58,12 @@ class Pool:
         meter: Meter,
         tls: ssl.SSLContext | None = None,
         throttle: Throttle | None = None,
+        access: Access | None = None,
+        home: Origin | None = None,
     ) -> None:
+        self._access = access or Access()
+        self._home = home
+        self._away: ssl.SSLContext | None = tls
         self._limit = limit
         self._patience = patience
         self._meter = meter
@@ -112,10 +118,9 @@ class Pool:
         return None
 
     def _new_one(self, url: Url) -> Connection:
-        with self._lock:
-            if url.origin.scheme == "https" and self._tls is None:
-                self._tls = ssl.create_default_context()
-        connection = Connection(url, self._patience, self._tls, self._throttle)
+        tls = self._context(url.origin) if url.origin.scheme == "https" else None
+        proxy = self._access.proxy(url.origin)
+        connection = Connection(url, self._patience, tls, self._throttle, proxy)
         with self._lock:
             # Whoever closed or abandoned meanwhile did not see it.
             if not self._closed:
@@ -123,6 +128,15 @@ class Pool:
                 return connection
         connection.close()
         raise _closed()
+
+    def _context(self, origin: Origin) -> ssl.SSLContext:
+        """How to speak to an origin: the client's certificate is shown to the store's own only."""
+        with self._lock:
+            if origin == self._home:
+                self._tls = self._tls or self._access.context(is_home=True)
+                return self._tls
+            self._away = self._away or self._access.context(is_home=False)
+            return self._away
 
     def _drop(self, connection: Connection) -> None:
         with self._lock:

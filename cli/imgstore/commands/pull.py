@@ -12,9 +12,8 @@ from typing import NoReturn
 
 from chunkstore.errors import TransferError, Usage
 from chunkstore.objects.names import Spec, parse_layers, printable
-from chunkstore.pull import PullOptions, PullReport, pull, remembered
+from chunkstore.pull import PullOptions, PullReport, Trust, pull, remembered
 from chunkstore.storage.backend import Reader
-from chunkstore.storage.backends import open_reader
 from imgstore.describe import (
     change_counts,
     change_documents,
@@ -24,14 +23,15 @@ from imgstore.describe import (
     shortfall_documents,
     shortfall_lines,
 )
-from imgstore.output import Output, counted, human, json_path, warn
+from imgstore.output import Output, counted, human, json_path, root_document, warn
+from imgstore.remotes import remote_reader
 from imgstore.worktrees import exclude_rules
 
 
 def run(options: Namespace, output: Output) -> int:
     """Pull, and say what was needed, what was here, and what came over the network."""
     location, specs = _source(options)
-    with closing(open_reader(location, limit_rate=options.limit_rate)) as reader:
+    with closing(remote_reader(location, options)) as reader:
 
         def once() -> int:
             with output.progress(f"pull {options.directory}") as progress:
@@ -72,6 +72,8 @@ def _watch(
 def pull_options(options: Namespace) -> PullOptions:
     """What the command line says of how to pull."""
     return PullOptions(
+        trust=_trust(options),
+        clock=time.time_ns(),
         mirror=getattr(options, "mirror", False),
         dry_run=getattr(options, "dry_run", False),
         atomic=getattr(options, "atomic", False),
@@ -84,6 +86,13 @@ def pull_options(options: Namespace) -> PullOptions:
         environment=dict(os.environ),
         listener=hook_line,
     )
+
+
+def _trust(options: Namespace) -> Trust:
+    first, insecure = getattr(options, "trust_first", False), getattr(options, "insecure", False)
+    if first and insecure:
+        raise Usage("--trust-first and --insecure contradict each other")
+    return Trust.FIRST if first else Trust.UNSIGNED if insecure else Trust.PINNED
 
 
 def hook_line(hook: str, line: str) -> None:
@@ -119,6 +128,13 @@ def tell(report: PullReport, options: Namespace, output: Output, location: str) 
     """Report what became of a tree; the exit code."""
     directory = options.directory
     is_dry = getattr(options, "dry_run", False)
+    if report.is_unsigned:
+        # Whoever is not told every time forgets it.
+        output.error(f"nobody vouches for {report.image}: its store is not signed (--insecure)")
+    if report.trusted is not None:
+        keys = ", ".join(key.fingerprint for key in report.trusted.roots.keys)
+        will = "would trust" if is_dry else "trusts"
+        output.note(f"{directory} {will} root key {keys} from now on, seen here for the first time")
     output.warnings(shortfall_lines(report.shortfalls))
     output.warnings(_remarks(report, is_dry=is_dry))
     if is_dry and not output.as_json:
@@ -206,6 +222,13 @@ def _document(options: Namespace, location: str, report: PullReport) -> dict[str
         "left_alone": [{"path": json_path(path), "kind": kind} for path, kind in report.left_alone],
         "shared": _shared(report),
         "hook_error": report.hook_error or None,
+        "unsigned": report.is_unsigned,
+        "trusted": None
+        if report.trusted is None
+        else {
+            **root_document(report.trusted),
+            "root_keys": [key.fingerprint for key in report.trusted.roots.keys],
+        },
     }
     if getattr(options, "dry_run", False):
         changes = changes_in_order(report.changes)

@@ -7,10 +7,10 @@ from contextlib import ExitStack, closing
 
 from chunkstore.errors import NotFound
 from chunkstore.pull import remembered, rollback
-from chunkstore.storage.backends import open_reader
 from chunkstore.storage.backends.late import LateReader
 from imgstore.commands.pull import pull_options, tell
 from imgstore.output import Output
+from imgstore.remotes import remote_reader
 
 
 def run(options: Namespace, output: Output) -> int:
@@ -21,7 +21,9 @@ def run(options: Namespace, output: Output) -> int:
         raise NotFound(f"nothing was pulled into {directory}", name=directory)
     with ExitStack() as stack:
         # The tree of before may be here still: then it does not matter if the remote is not.
-        reader = stack.enter_context(closing(LateReader(lambda: open_reader(source.remote))))
+        reader = stack.enter_context(
+            closing(LateReader(lambda: remote_reader(source.remote, options)))
+        )
         progress = stack.enter_context(output.progress(f"rollback {directory}"))
         report = rollback(reader, directory, options=pull_options(options), progress=progress)
     return tell(report, options, output, source.remote)

@@ -32,15 +32,15 @@ def _repair_tree(options: Namespace, output: Output) -> int:
     from contextlib import ExitStack, closing
 
     from chunkstore.pull import mend, remembered
-    from chunkstore.storage.backends import open_reader
     from chunkstore.storage.backends.late import LateReader
     from imgstore.commands.pull import pull_options, tell
+    from imgstore.remotes import remote_reader
 
     source = remembered(options.directory)
     location = source.remote if source is not None else ""
     with ExitStack() as stack:
         # What is needed may be on the node: then it does not matter if the remote is not there.
-        late = LateReader(lambda: open_reader(location))
+        late = LateReader(lambda: remote_reader(location, options))
         reader = stack.enter_context(closing(late)) if location else None
         progress = stack.enter_context(output.progress(f"repair {options.directory}"))
         report = mend(reader, options.directory, options=pull_options(options), progress=progress)

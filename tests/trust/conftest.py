@@ -1,0 +1,19 @@
+"""A scene for each test: see `support.falsified`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from support.falsified import Scene, scene_at
+
+settings.register_profile("imgstore", deadline=None, derandomize=True)
+settings.load_profile("imgstore")
+
+
+@pytest.fixture
+def scene(quick: Path) -> Iterator[Scene]:
+    with scene_at(quick) as made:
+        yield made
