@@ -5,10 +5,11 @@ rest; see `public` for the exact list of paths. Other routes (tracker, node
 reports, status page) can be added to the same application and share its
 limits. Nodes trust none of this: they check signatures and digests themselves.
 
-Read on in this order: `run`, `guard`, `delivery`, `sendfile`, `files`, `public`,
+Read on in this order: `run`, `entry`, `guard`, `delivery`, `sendfile`, `files`, `public`,
 `ranges`.
 """
 
+from chunkstore.server.entry import Entry
 from chunkstore.server.files import application
 from chunkstore.server.guard import Access, OnRequest
 from chunkstore.server.limits import Limits
@@ -17,6 +18,7 @@ from chunkstore.server.run import Address, base_url, running, serve_forever
 __all__ = [
     "Access",
     "Address",
+    "Entry",
     "Limits",
     "OnRequest",
     "application",

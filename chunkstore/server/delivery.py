@@ -9,6 +9,7 @@ request. Handlers only say what to send.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from io import FileIO
@@ -137,7 +138,9 @@ class _Sending:
             # With a high-water mark of 0 a drained response lies wholly in the
             # kernel: files can then be sent past the transport, the time limits
             # cover the last byte, and a cut drops nothing counted as sent.
-            self._request.transport.set_write_buffer_limits(high=0)
+            # asyncio's TLS takes 0 for "always full", and would wait for ever.
+            is_encrypted = self._request.transport.get_extra_info("ssl_object") is not None
+            self._request.transport.set_write_buffer_limits(high=1 if is_encrypted else 0)
         async with asyncio.timeout(self._limits.patience(inline)):
             await response.prepare(self._request)
             if not isinstance(response, FileResponse):
@@ -152,6 +155,9 @@ class _Sending:
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
+        if transport.get_extra_info("ssl_object") is not None:
+            await self._send_encrypted(response)
+            return
         # As asyncio's sendfile does: what the client sends meanwhile can wait,
         # its end of file too, on which the transport would close.
         was_reading = transport.is_reading()
@@ -163,6 +169,18 @@ class _Sending:
         finally:
             if was_reading:
                 transport.resume_reading()
+
+    async def _send_encrypted(self, response: FileResponse) -> None:
+        """The same through the transport, since the kernel can't encrypt."""
+        for start in range(response.span.start, response.span.stop, PIECE_BYTES):
+            count = min(PIECE_BYTES, response.span.stop - start)
+            data = os.pread(response.file.fileno(), count, start)
+            if len(data) != count:
+                raise OSError(f"{self._request.raw_path} ends at byte {start + len(data)}")
+            async with asyncio.timeout(self._limits.patience(count)):
+                await response.write(data)
+                await self._request.writer.drain()
+            self._sent += count
 
     async def _send_piece(self, response: FileResponse, sock: socket.socket, start: int) -> None:
         count = min(PIECE_BYTES, response.span.stop - start)

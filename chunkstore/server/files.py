@@ -27,6 +27,7 @@ from blake3 import blake3
 
 from chunkstore.objects.names import NAME
 from chunkstore.server.delivery import FileResponse, delivering, refuse_bodies
+from chunkstore.server.entry import asking
 from chunkstore.server.limits import Limits
 from chunkstore.server.public import DELTA_FILE, DIGEST, PACK_FILE, ROOT_VERSION, PublicTree
 from chunkstore.server.ranges import (
@@ -50,13 +51,15 @@ _ABOUT: Final = (
 )
 
 
-def application(store_root: Path, limits: Limits) -> web.Application:
+def application(store_root: Path, limits: Limits, *, token: str = "") -> web.Application:
     """The server of the store at `store_root`, to which routes may be added.
 
-    Added routes get the same delivery, limits and access log. The directory
+    Added routes get the same delivery, limits and access log, and want the same
+    `token`, if there is one. The directory
     is opened when the application starts, which raises OSError if it can't be.
     """
-    app = web.Application(middlewares=[delivering(limits), refuse_bodies])
+    asked = [asking(token)] if token else []
+    app = web.Application(middlewares=[delivering(limits), *asked, refuse_bodies])
     files = _Files(store_root)
     app.cleanup_ctx.append(files.lifetime)
     app.router.add_get("/", files.about)

@@ -17,6 +17,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from chunkstore.server.entry import Entry
 from chunkstore.server.files import application
 from chunkstore.server.guard import Connection, Guard, OnRequest, logger
 from chunkstore.server.limits import Limits
@@ -45,16 +47,18 @@ def serve_forever(
     on_ready: OnReady | None = None,
     on_request: OnRequest | None = None,
     extend: Extend | None = None,
+    entry: Entry | None = None,
 ) -> signal.Signals:
     """Serve until SIGINT or SIGTERM, and return which it was.
 
     Running responses get `limits.stop_seconds` to finish; a second signal has
     its usual effect. `host` "" means every IPv4 and IPv6 address, and `::` all
-    IPv6 ones only. `on_ready` gets the bound addresses, `extend` the
-    application before it starts, to add routes. Call it in the main thread;
+    IPv6 ones only. `on_ready` gets the bound addresses, `extend` the application before it
+    starts, to add routes, and `entry` says who may come in. Call it in the main thread;
     the soft limit of open files is raised as far as `limits` needs it.
     """
-    limits = limits or Limits()
+    limits, asked = limits or Limits(), entry or Entry()
+    tls = asked.context()
     _raise_file_limit(3 * limits.max_connections + 64)
 
     async def main() -> signal.Signals:
@@ -66,8 +70,8 @@ def serve_forever(
                 loop.remove_signal_handler(each)
             stopped_by.set_result(number)
 
-        app = _build(store_root, limits, extend)
-        async with _listening(app, host, port, limits, on_request) as addresses:
+        app = _build(store_root, limits, extend, asked)
+        async with _listening(app, host, port, limits, on_request, tls) as addresses:
             for each in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(each, stop, each)
             if on_ready is not None:
@@ -86,15 +90,17 @@ def running(
     limits: Limits | None = None,
     on_request: OnRequest | None = None,
     extend: Extend | None = None,
+    entry: Entry | None = None,
 ) -> Iterator[str]:
     """Serve from a thread while the block runs; gives the base URL."""
-    limits = limits or Limits()
+    limits, asked = limits or Limits(), entry or Entry()
+    tls = asked.context()
     ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, list[Address]]] = Future()
 
     async def main() -> None:
         stop = asyncio.Event()
-        app = _build(store_root, limits, extend)
-        async with _listening(app, host, port, limits, on_request) as addresses:
+        app = _build(store_root, limits, extend, asked)
+        async with _listening(app, host, port, limits, on_request, tls) as addresses:
             ready.set_result((asyncio.get_running_loop(), stop, addresses))
             await stop.wait()
 
@@ -111,21 +117,24 @@ def running(
     try:
         loop, stop, addresses = ready.result()
         try:
-            yield base_url(addresses[0])
+            yield base_url(addresses[0], is_encrypted=tls is not None)
         finally:
             loop.call_soon_threadsafe(stop.set)
     finally:
         thread.join()
 
 
-def base_url(address: Address) -> str:
+def base_url(address: Address, *, is_encrypted: bool = False) -> str:
     """The URL of a server bound to `address`."""
     host, port = address
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if is_encrypted else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _build(store_root: Path, limits: Limits, extend: Extend | None) -> web.Application:
-    app = application(store_root, limits)
+def _build(
+    store_root: Path, limits: Limits, extend: Extend | None, entry: Entry
+) -> web.Application:
+    app = application(store_root, limits, token=entry.token)
     if extend is not None:
         extend(app)
     return app
@@ -133,13 +142,19 @@ def _build(store_root: Path, limits: Limits, extend: Extend | None) -> web.Appli
 
 @asynccontextmanager
 async def _listening(
-    app: web.Application, host: str, port: int, limits: Limits, on_request: OnRequest | None
+    app: web.Application,
+    host: str,
+    port: int,
+    limits: Limits,
+    on_request: OnRequest | None,
+    tls: ssl.SSLContext | None,
 ) -> AsyncIterator[list[Address]]:
     """Serve `app` while the block runs; gives the bound addresses."""
     guard = Guard(limits, on_request)
     runner = web.AppRunner(app, shutdown_timeout=limits.stop_seconds)
     listeners: list[socket.socket] = []
     tasks: list[asyncio.Task[None]] = []
+    shaking: set[asyncio.Task[None]] = set()
     try:
         await runner.setup()
         server = runner.server
@@ -148,23 +163,38 @@ async def _listening(
         listeners = _bind(host, port, limits.backlog)
         tasks.append(asyncio.create_task(guard.reap()))
         tasks += [
-            asyncio.create_task(_accept(each, guard, lambda: Connection(server, guard, limits)))
+            asyncio.create_task(
+                _accept(
+                    *(each, guard, lambda: Connection(server, guard, limits)),
+                    *(tls, limits.head_seconds, shaking),
+                )
+            )
             for each in listeners
         ]
         yield [each.getsockname()[:2] for each in listeners]
     finally:
-        for task in tasks:
+        waited_for = [*tasks, *shaking]
+        for task in waited_for:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*waited_for, return_exceptions=True)
         for each in listeners:
             each.close()
         # Closes idle connections at once, and the others as they finish.
         await runner.cleanup()
 
 
-async def _accept(listener: socket.socket, guard: Guard, factory: Callable[[], Connection]) -> None:
-    """Take connections while there are places. Runs until cancelled."""
-    loop = asyncio.get_running_loop()
+async def _accept(
+    listener: socket.socket,
+    guard: Guard,
+    factory: Callable[[], Connection],
+    tls: ssl.SSLContext | None,
+    patience: float,
+    shaking: set[asyncio.Task[None]],
+) -> None:
+    """Take connections while there are places. Runs until cancelled.
+
+    Those that are `shaking` hands for TLS have `patience` seconds for it.
+    """
     while True:
         try:
             # Not `loop.sock_accept`: cancelled at the wrong moment, it loses an
@@ -189,11 +219,34 @@ async def _accept(listener: socket.socket, guard: Guard, factory: Callable[[], C
         except BaseException:
             accepted.close()
             raise
-        try:
-            await loop.connect_accepted_socket(factory, accepted)
-        except OSError:
-            accepted.close()
-            guard.give_place()
+        if tls is None:
+            await _connect(accepted, guard, factory)
+            continue
+        # Aside: whoever lingers over his handshake must not keep others waiting.
+        task = asyncio.create_task(_connect(accepted, guard, factory, tls, patience))
+        shaking.add(task)
+        task.add_done_callback(shaking.discard)
+
+
+async def _connect(
+    accepted: socket.socket,
+    guard: Guard,
+    factory: Callable[[], Connection],
+    tls: ssl.SSLContext | None = None,
+    patience: float | None = None,
+) -> None:
+    """Hand a socket over to asyncio, with TLS within `patience` seconds."""
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.connect_accepted_socket(
+            factory, accepted, ssl=tls, ssl_handshake_timeout=patience if tls else None
+        )
+    except OSError:
+        accepted.close()
+        guard.give_place()
+    except asyncio.CancelledError:
+        accepted.close()
+        raise
 
 
 async def _readable(listener: socket.socket) -> None:

@@ -9,7 +9,6 @@ Leaves to whoever writes them that nobody else can read them.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Any, Final, NamedTuple
 
@@ -74,6 +73,8 @@ def encode_secret(pair: SecretKey, *, passphrase: bytes | None = None, salt: byt
 
 def _sealer(passphrase: bytes, salt: bytes, cost: Any) -> tuple[Any, bytes]:
     """What seals, and its nonce. A salt is used once, so the nonce may always be the same."""
+    import hashlib  # here, since it loads OpenSSL, and most who read keys find them open
+
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
     log_n, r, p = cost

@@ -404,6 +404,14 @@ def _add_keeping(verb: Maker) -> None:
         default="127.0.0.1:8730",
         help="where; without it 127.0.0.1:8730, which only this machine reaches",
     )
+    made.add_argument(
+        "--token-file", metavar="FILE", help="only for who has the bearer token in FILE"
+    )
+    made.add_argument("--tls-cert", metavar="FILE", help="over TLS, with this certificate")
+    made.add_argument("--tls-key", metavar="FILE", help="its key, if not in the same file")
+    made.add_argument(
+        "--client-ca", metavar="FILE", help="only for clients with a certificate by one of these"
+    )
     made = verb(
         "verify",
         "check a store to the last bit, or a pulled directory",

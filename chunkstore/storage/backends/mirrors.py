@@ -35,6 +35,12 @@ class _Source:
         self.reader = reader
         self.strikes = 0
         self.busy = 0
+        self.asked = 0
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """What it is at, and what it has done: quick places get more."""
+        return self.busy, self.asked
 
     @property
     def is_bad(self) -> bool:
@@ -135,7 +141,8 @@ class MirrorReader:
             is_spread = name.startswith(_SPREAD)
             best = min(
                 left,
-                key=lambda source: (source.is_bad, source.busy if is_spread else 0, source.number),
+                key=lambda source: (source.is_bad, source.load if is_spread else (), source.number),
             )
             best.busy += 1
+            best.asked += is_spread
             return best

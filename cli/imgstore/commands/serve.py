@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from chunkstore.errors import LocalError, Usage, local_errors
 from imgstore.output import Output, one_line
+from imgstore.remotes import read_token
 from imgstore.stores import open_store
 
 if TYPE_CHECKING:
@@ -21,14 +22,22 @@ def run(options: Namespace, output: Output) -> int:
     host, port = _address(options.listen)
     store = open_store(options, output)
     try:
-        from chunkstore.server import base_url, serve_forever
+        from chunkstore.server import Entry, base_url, serve_forever
     except ModuleNotFoundError as error:
         raise LocalError(
             f"serving needs the Python package {error.name}: pip install 'imgstore[serve]'"
         ) from error
 
+    entry = Entry(
+        token=read_token(options.token_file) if options.token_file else "",
+        certificate=options.tls_cert or "",
+        key=options.tls_key or "",
+        authority=options.client_ca or "",
+    )
+
     def ready(addresses: list[Address]) -> None:
-        urls = [base_url(address) for address in addresses]
+        is_encrypted = bool(options.tls_cert)
+        urls = [base_url(address, is_encrypted=is_encrypted) for address in addresses]
         output.report(
             f"serving {store.root} at {' and '.join(urls)}", {"store": store.root, "urls": urls}
         )
@@ -42,6 +51,7 @@ def run(options: Namespace, output: Output) -> int:
             port,
             on_ready=ready,
             on_request=_log if output.verbose else None,
+            entry=entry,
         )
     return 0
 
