@@ -16,7 +16,7 @@ from chunkstore.storage.authority import SECOND, new_key
 from chunkstore.storage.keyring import write_secret
 from chunkstore.storage.store import Store
 from chunkstore.trust.keys import PublicKey, Signer
-from chunkstore.trust.root import YEAR, Root, SignedRoot, check_next, role, sign_root
+from chunkstore.trust.root import MAX_KEYS, YEAR, Root, SignedRoot, check_next, role, sign_root
 
 ONLINE = "online"
 ROOT = "root"
@@ -125,22 +125,24 @@ def rotate(
     *,
     now: int,
     signers: Sequence[Signer] = (),
-    new: PublicKey | Signer | None = None,
+    new: Sequence[PublicKey | Signer] = (),
+    threshold: int = 1,
     passphrase: bytes | None = None,
     lifetime: int = YEAR,
 ) -> RotationReport:
     """Replace the `online` key, the `root` key, or only the `document` by one that lives longer.
 
-    `signers` hold the root keys, besides those kept with the store; `new` takes the place of the
-    old ones, instead of a key made here (of a root key the signer, since it has to sign). All refs
-    are signed again. Raises `LocalError` when root keys are missing, `Untrusted` when too few sign.
+    `signers` hold the root keys, besides those kept with the store; `new` take the place of the
+    old ones, instead of a key made here (of root keys the signers, since they have to sign), and
+    `threshold` of them have to sign from then on. All refs are signed again. Raises `LocalError`
+    when keys that have to sign are missing.
     """
     current_root(store)
     with store.locked(f"imgstore key rotate {what}"):
         begun = store.authority.begun()
         is_finished = begun is not None
         if begun is None:
-            begun = _changed(store, what, now, list(signers), new, passphrase, lifetime)
+            begun = _changed(store, what, now, list(signers), new, threshold, passphrase, lifetime)
         images = tuple(store.images())
         for image in images:
             store.sign_again(image, now=now)
@@ -153,26 +155,33 @@ def _changed(
     what: str,
     now: int,
     signers: list[Signer],
-    new: PublicKey | Signer | None,
+    new: Sequence[PublicKey | Signer],
+    threshold: int,
     passphrase: bytes | None,
     lifetime: int,
 ) -> SignedRoot:
     root = store.authority.own_root().root
     signers += _root_signers(store, root, signers)
     changes: dict[str, Callable[[], Root]] = {
-        ONLINE: lambda: root._replace(refs=role([_public(new) or _made(store)])),
-        ROOT: lambda: root._replace(roots=role([_new_root_key(store, signers, new, passphrase)])),
+        ONLINE: lambda: root._replace(
+            refs=role([_public(key) for key in new] or [_made(store)], threshold)
+        ),
+        ROOT: lambda: root._replace(
+            roots=role(_new_root_keys(store, signers, new, passphrase), threshold)
+        ),
         DOCUMENT: lambda: root,
     }
     if what not in changes:
         raise Usage(f"{what!r} can't be rotated: online, root, or document")
+    if not 1 <= threshold <= max(len(new), 1) <= MAX_KEYS:
+        raise Usage(f"{threshold} of {max(len(new), 1)} keys can't be asked to sign")
     changed = changes[what]()
     expires = now + lifetime * SECOND if lifetime else 0
     return _publish(store, changed._replace(time=now, expires=expires), signers)
 
 
-def _public(new: PublicKey | Signer | None) -> PublicKey | None:
-    return new if new is None or isinstance(new, PublicKey) else new.key
+def _public(new: PublicKey | Signer) -> PublicKey:
+    return new if isinstance(new, PublicKey) else new.key
 
 
 def _made(store: Store) -> PublicKey:
@@ -181,20 +190,23 @@ def _made(store: Store) -> PublicKey:
     return pair.key
 
 
-def _new_root_key(
+def _new_root_keys(
     store: Store,
     signers: list[Signer],
-    new: PublicKey | Signer | None,
+    new: Sequence[PublicKey | Signer],
     passphrase: bytes | None,
-) -> PublicKey:
-    if isinstance(new, PublicKey):
-        raise Usage("a new root key has to sign: name the file of the secret key")
-    if new is None:
+) -> list[PublicKey]:
+    fresh: list[Signer] = []
+    for key in new:
+        if isinstance(key, PublicKey):
+            raise Usage("a new root key has to sign: name the file of the secret key")
+        fresh.append(key)
+    if not fresh:
         pair = new_key()
         store.authority.keyring.keep(pair, passphrase=passphrase)
-        new = pair
-    signers.append(new)
-    return new.key
+        fresh.append(pair)
+    signers += fresh
+    return [signer.key for signer in fresh]
 
 
 def _root_signers(store: Store, root: Root, given: Sequence[Signer]) -> list[Signer]:

@@ -12,7 +12,7 @@ import pytest
 from support import stores
 from support.trees import facts
 
-from chunkstore.errors import Corrupt, LocalError, NotFound, TransferError
+from chunkstore.errors import Corrupt, LocalError, NotFound, TransferError, Untrusted
 from chunkstore.objects.names import parse_spec
 from chunkstore.server import Access, running
 from chunkstore.storage import layout
@@ -20,7 +20,7 @@ from chunkstore.storage.backends import open_reader
 from chunkstore.storage.backends.http import HttpReader
 from chunkstore.storage.backends.memory import FailingBackend, MemoryBackend
 from chunkstore.tags import tag
-from chunkstore.watch import FIRST_RETRY, INTERVAL, LAST_RETRY, watch
+from chunkstore.watch import FIRST_RETRY, INTERVAL, LAST_RETRY, RECHECK, watch
 
 WEB, RACK = layout.ref("web"), layout.ref("rack7")
 
@@ -106,6 +106,24 @@ def test_a_failed_apply_is_repeated_without_another_move(remote: MemoryBackend) 
     assert follow(remote, days, apply) == [first, None]
     assert apply.calls == 4
     assert days.sleeps == [INTERVAL, FIRST_RETRY, 2 * FIRST_RETRY, *[INTERVAL] * 3]
+
+
+def test_what_is_not_believed_is_waited_for(remote: MemoryBackend) -> None:
+    """The next ref may be good: a node that gave up would have to be started again by hand."""
+    refused = Untrusted("has expired")
+    apply = Applied(None, refused, refused)
+    days = Days(lambda: remote.put(WEB, b"two"), *[nothing] * 4)
+    assert follow(remote, days, apply) == [refused, None]
+    assert days.sleeps == [INTERVAL, FIRST_RETRY, 2 * FIRST_RETRY, *[INTERVAL] * 3]
+
+
+def test_applied_now_and_then_though_nothing_moves(remote: MemoryBackend) -> None:
+    """That a ref has expired is seen by nothing that moves."""
+    refused = Untrusted("has expired")
+    apply = Applied(None, refused, refused)
+    told = follow(remote, Days(*[nothing] * 12), apply, interval=RECHECK / 4)
+    assert told == [refused, None]
+    assert apply.calls == 5
 
 
 def test_a_failed_first_apply_is_repeated(remote: MemoryBackend) -> None:

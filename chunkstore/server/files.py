@@ -47,6 +47,7 @@ _OCTETS: Final = "application/octet-stream"
 _ABOUT: Final = (
     "This is an imgstore store, served read-only.\n"
     "Its images are listed under images/; a node fetches one with\n"
+    "    imgstore trust http://THIS-HOST --key FINGERPRINT DIRECTORY\n"
     "    imgstore pull http://THIS-HOST/IMAGE DIRECTORY\n"
 )
 

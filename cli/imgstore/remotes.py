@@ -32,6 +32,15 @@ def remote_reader(location: str, options: Namespace) -> Reader:
     )
 
 
+def without_secrets(location: str) -> str:
+    """A remote as it may be shown: without what stands before an @ in a URL."""
+    scheme, mark, rest = location.partition("://")
+    if not mark:
+        return location
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
 def _access(options: Namespace) -> Access | None:
     """What options and environment say; None when they say nothing."""
     said = {

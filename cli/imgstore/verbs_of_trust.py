@@ -36,7 +36,16 @@ def add_trust(verb: Maker) -> None:
     made.add_argument(
         "--remove", action="store_true", help="'export': take the secret key away from the store"
     )
-    made.add_argument("--new", metavar="FILE", help="'rotate': the key that takes the place")
+    made.add_argument(
+        "--new",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="'rotate': a key that takes the place; of root keys the secret, else the public part",
+    )
+    made.add_argument(
+        "--threshold", type=int, metavar="N", default=1, help="'rotate': so many of them must sign"
+    )
     add_root_key(made, repeated=True)
     add_passphrase(made)
     add_lifetime(made, "the root document is believed, without it 365")

@@ -114,12 +114,14 @@ def test_rollback_is_refused_after_a_pull_that_failed(scene: Scene) -> None:
 def test_rollback_is_refused_after_going_back_here(scene: Scene) -> None:
     """The tree of before that is exchanged back knows what was seen since."""
     scene.commit("one")
-    old = scene.keep()
     scene.install()
     scene.commit("two")
+    old = scene.keep()
     options = PullOptions(atomic=True, clock=scene.now)
     with closing(open_reader(scene.url)) as reader:
         assert pull(reader, parse_layers("web"), str(scene.node), options=options).is_changed
+        scene.refresh()
+        assert not scene.pull().is_changed
         rollback(reader, str(scene.node), options=PullOptions(clock=scene.now))
     assert scene.content() == "one"
     scene.play_back(old)
@@ -356,6 +358,14 @@ def test_a_ref_by_a_stranger(scene: Scene) -> None:
     scene.install()
     scene.put_ref(scene.ref()._replace(sequence=9), STRANGER)
     scene.refused("signed by nobody who may")
+
+
+def test_a_first_ref_by_a_stranger(scene: Scene) -> None:
+    scene.commit("one")
+    scene.pin()
+    scene.put_ref(scene.ref(), STRANGER)
+    scene.refused("signed by nobody who may")
+    assert scene.content() is None
 
 
 def test_a_ref_that_was_changed(scene: Scene) -> None:

@@ -212,8 +212,8 @@ GUARDS = {
     "known by its digest": Guard(
         "trust/memory.py",
         "if found != known or ref.root != self.root.version:",
-        "if found[:2] != (known or found)[:2]:",
-        f"{ATTACKS}a_ref_by_a_stranger",
+        "if found != (known or found):",
+        f"{ATTACKS}a_first_ref_by_a_stranger",
     ),
     "progress": Guard(
         "trust/memory.py",
@@ -299,7 +299,7 @@ GUARDS = {
         "pull/remote.py",
         "if memory is None and options.trust is Trust.UNSIGNED:",
         "if options.trust is Trust.UNSIGNED:",
-        f"{ATTACKS}an_unsigned_store_is_none_for_a_node_that_trusts",
+        f"{ATTACKS}a_ref_as_of_a_store_that_signs_nothing",
     ),
     "first use is a choice": Guard(
         "pull/remote.py",
@@ -313,7 +313,61 @@ GUARDS = {
         "if False:",
         f"{ATTACKS}the_word_for_an_unsigned_store_is_none_for_a_signed_one",
     ),
-    "memory goes back with no exchange": Guard(
+    "a bad mirror is asked no more": Guard(
+        "storage/backends/mirrors.py",
+        "            refused.add(source.number)\n",
+        "",
+        "tests/trust/test_mirrors.py::test_a_place_that_is_wrong_too_often_comes_last",
+    ),
+    "another place for a ref": Guard(
+        "storage/believe.py",
+        "                if not repository.doubt_ref(image):\n                    raise",
+        "                raise",
+        "tests/trust/test_mirrors.py::test_a_ref_that_is_not_believed_is_asked_for_elsewhere",
+    ),
+    "another place for a pack": Guard(
+        "storage/chunks.py",
+        "                if not self._is_elsewhere(wanted):\n                    return loaded",
+        "                return loaded",
+        "tests/trust/test_mirrors.py::test_what_one_has_wrong_the_other_has_right",
+    ),
+    "token goes home": Guard(
+        "storage/backends/http.py",
+        "is_home = url.origin == self._base.origin and self._authorization",
+        "is_home = self._authorization",
+        "tests/storage/test_access.py::test_a_token_goes_home_only",
+    ),
+    "certificate goes home": Guard(
+        "storage/backends/http_pool.py",
+        "if origin == self._home:",
+        "if True:",
+        "tests/storage/test_access.py::test_a_certificate_is_shown_at_home_only",
+    ),
+    "mirrors are strangers": Guard(
+        "storage/backends/__init__.py",
+        'replace(access, token="", certificate="", key="")',
+        "access",
+        "tests/storage/test_access.py::test_a_mirror_is_not_told_who_we_are",
+    ),
+    "a token is asked for": Guard(
+        "server/entry.py",
+        "if not hmac.compare_digest(given, wanted):",
+        "if False:",
+        "tests/storage/test_access.py::test_a_token_lets_in",
+    ),
+    "a certificate is asked for": Guard(
+        "server/entry.py",
+        "context.verify_mode = ssl.CERT_REQUIRED",
+        "context.verify_mode = ssl.CERT_OPTIONAL",
+        "tests/storage/test_access.py::test_a_certificate_lets_in",
+    ),
+    "handshakes aside": Guard(
+        "server/run.py",
+        "        task = asyncio.create_task(_connect(accepted, guard, factory, tls, patience))\n",
+        "        await _connect(accepted, guard, factory, tls, patience)\n        continue\n",
+        "tests/storage/test_access.py::test_a_slow_handshake_keeps_nobody_waiting",
+    ),
+    "memory goes over with an exchange": Guard(
         "pull/atomic.py",
         "            if context.state.memory is not None:",
         "            if False:",

@@ -241,17 +241,32 @@ def test_a_next_root_without_the_old_keys_is_not_served(store: Store) -> None:
     new = from_secret(b"n" * 32)
     keys.take_out(store, keys.ROOT, str(Path(store.root).parent / "root.key"), remove=True)
     with pytest.raises(LocalError):
-        keys.rotate(store, keys.ROOT, now=NOW + 1, new=new)
+        keys.rotate(store, keys.ROOT, now=NOW + 1, new=[new])
     assert not Path(store.root, layout.root(2)).exists()
+
+
+def test_two_of_three_root_keys(store: Store) -> None:
+    three = [from_secret(bytes([number]) * 32) for number in (1, 2, 3)]
+    report = keys.rotate(store, keys.ROOT, now=NOW + 1, new=three, threshold=2)
+    assert (report.root.roots.threshold, len(report.root.roots.keys)) == (2, 3)
+    for signers in ([], three[:1], [three[0], STRANGER]):
+        with pytest.raises(LocalError, match="--root-key"):
+            keys.rotate(store, keys.ONLINE, now=NOW + 2, signers=signers)
+    assert keys.rotate(store, keys.ONLINE, now=NOW + 2, signers=three[1:]).root.version == 3
+    for threshold in (0, 2, 17):
+        with pytest.raises(Usage, match="can't be asked"):
+            keys.rotate(
+                *(store, keys.ROOT), now=NOW + 3, new=three[:1], threshold=threshold, signers=three
+            )
 
 
 def test_an_agent_signs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = from_secret(b"a" * 32)
     with pytest.raises(LocalError, match="no key here to sign with"):
-        keys.rotate(store, keys.ONLINE, now=time.time_ns(), new=pair.key)
+        keys.rotate(store, keys.ONLINE, now=time.time_ns(), new=[pair.key])
     assert not Path(store.root, layout.root(2)).exists()
     with Store(store.root, signers=[pair]) as other:
-        keys.rotate(other, keys.ONLINE, now=time.time_ns(), new=pair.key)
+        keys.rotate(other, keys.ONLINE, now=time.time_ns(), new=[pair.key])
     tree = edit(store, "two")
     words = ["--store", store.root, "commit", "web", tree]
     ended = imgstore(*words)

@@ -105,7 +105,8 @@ def _rotate(options: Namespace, output: Output) -> None:
         *(store, what),
         now=time.time_ns(),
         signers=signing.root_signers(options),
-        new=_new(options, what),
+        new=[_new(path, options, what) for path in options.new],
+        threshold=options.threshold,
         passphrase=signing.new_passphrase(options) if what == keys.ROOT else None,
         lifetime=YEAR if life is None else life,
     )
@@ -123,14 +124,12 @@ def _rotate(options: Namespace, output: Output) -> None:
     )
 
 
-def _new(options: Namespace, what: str) -> PublicKey | Signer | None:
-    if options.new is None:
-        return None
+def _new(path: str, options: Namespace, what: str) -> PublicKey | Signer:
     if what == keys.ROOT:
-        return signing.signer_in(options.new, options)
-    with local_errors("can't read the new key"), open(options.new, "rb") as file:
+        return signing.signer_in(path, options)
+    with local_errors("can't read the new key"), open(path, "rb") as file:
         data = file.read(keyfile.MAX_KEY_FILE + 1)
-    return keyfile.parse_public(data.decode("ascii", "replace"), options.new)
+    return keyfile.parse_public(data.decode("ascii", "replace"), path)
 
 
 def _export(options: Namespace, output: Output) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import NoReturn
 
-from chunkstore.errors import TransferError, Usage
+from chunkstore.errors import TransferError, Untrusted, Usage
 from chunkstore.objects.names import Spec, parse_layers, printable
 from chunkstore.pull import PullOptions, PullReport, Trust, pull, remembered
 from chunkstore.storage.backend import Reader
@@ -24,7 +24,7 @@ from imgstore.describe import (
     shortfall_lines,
 )
 from imgstore.output import Output, counted, human, json_path, root_document, warn
-from imgstore.remotes import remote_reader
+from imgstore.remotes import remote_reader, without_secrets
 from imgstore.worktrees import exclude_rules
 
 
@@ -57,8 +57,14 @@ def _watch(
 
     program = Program()
 
-    def heard(error: TransferError | None) -> None:
-        output.note("the remote answers again" if error is None else f"{error}; waiting for it")
+    def heard(error: TransferError | Untrusted | None) -> None:
+        if error is None:
+            output.note("the remote answers again")
+        elif isinstance(error, Untrusted):
+            # Nobody may miss it, and it is no reason to stop: the next ref may be good.
+            output.error(f"not trusted: {error}; nothing was changed, waiting for better")
+        else:
+            output.note(f"{error}; waiting for it")
 
     def apply() -> None:
         once()
@@ -197,7 +203,7 @@ def _document(options: Namespace, location: str, report: PullReport) -> dict[str
         "version": report.version.hex(),
         "layers": layer_documents(report.layers),
         "before": layer_documents(report.before),
-        "remote": location,
+        "remote": without_secrets(location),
         "directory": options.directory,
         "dry_run": getattr(options, "dry_run", False),
         "changed": report.is_changed,

@@ -13,7 +13,7 @@ from chunkstore.trust import keyfile
 from chunkstore.trust.keys import parse_fingerprint
 from chunkstore.trust.root import MAGIC, MAX_ROOT, SignedRoot, parse_root
 from imgstore.output import Output, root_document
-from imgstore.remotes import remote_reader
+from imgstore.remotes import remote_reader, without_secrets
 
 _NODE = "/"
 
@@ -33,7 +33,7 @@ def run(options: Namespace, output: Output) -> int:
         f"{directory} trusts store {root.store_id.hex()} by root key {', '.join(fingerprints)}",
         {
             "directory": directory,
-            "remote": options.remote,
+            "remote": without_secrets(options.remote),
             **root_document(root),
             "root_keys": fingerprints,
             "first": options.first,
