@@ -168,8 +168,8 @@ def environment_in(tree: Path) -> Path:
     for path in CODE:
         shutil.copytree(path, library / path.name, ignore=ignore)
     for name in sorted(os.listdir(PACKAGES)):
-        needed = ("blake3", "fastcdc", "isal", "lz4", "msgpack", "shtab", "tqdm", "zstandard")
-        if name.startswith((*needed, "zlib_ng", "_zstandard", "_cffi")):
+        needed = ("blake3", "cryptography", "fastcdc", "isal", "lz4", "msgpack", "shtab", "tqdm")
+        if name.startswith((*needed, "zlib_ng", "zstandard", "_zstandard", "_cffi", "cffi")):
             source, target = PACKAGES / name, library / name
             if source.is_dir():
                 shutil.copytree(source, target, ignore=ignore)

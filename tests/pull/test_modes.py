@@ -39,7 +39,16 @@ def pulled(place: Path, node: Path, store: str, log: Path, *options: str) -> str
     done = subprocess.run(
         [
             *("strace", "-f", "-y", "-s", "300", "-o", str(log), "-e", f"trace={calls}"),
-            *(sys.executable, "-m", "imgstore", "pull", store, str(node), *options),
+            *(
+                sys.executable,
+                "-m",
+                "imgstore",
+                "pull",
+                "--trust-first",
+                store,
+                str(node),
+                *options,
+            ),
         ],
         env={
             **os.environ,

@@ -54,7 +54,8 @@ def live(place: Path) -> Live:
     os.mknod(live.tree / "dev/zero", 0o20666, os.makedev(1, 5))
     live.commit()
     place.chmod(0o755)
-    for folder, _, files in os.walk(live.store.root):
+    for folder, folders, files in os.walk(live.store.root):
+        folders[:] = [name for name in folders if name != "local"]  # keys are ours alone
         os.chmod(folder, 0o755)
         for name in files:
             os.chmod(os.path.join(folder, name), 0o644)

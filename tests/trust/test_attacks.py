@@ -6,6 +6,7 @@ Each refusal leaves the tree and what the node remembers as they were; see `Scen
 from __future__ import annotations
 
 import shutil
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +18,15 @@ from support.servers import BadServer, Step
 
 from chunkstore import keys, pin
 from chunkstore.commit import commit
-from chunkstore.errors import ChunkstoreError, Conflict, Corrupt, LocalError, NotFound, Untrusted
+from chunkstore.errors import (
+    ChunkstoreError,
+    Conflict,
+    Corrupt,
+    LocalError,
+    NotFound,
+    TransferError,
+    Untrusted,
+)
 from chunkstore.objects import documents
 from chunkstore.objects.documents import MAX_COUNTER, MAX_REF
 from chunkstore.objects.envelope import Envelope, Signature
@@ -25,6 +34,7 @@ from chunkstore.objects.names import parse_layers, parse_spec
 from chunkstore.pull import PullOptions, Trust, pull, rollback
 from chunkstore.storage import layout
 from chunkstore.storage.backends import open_reader
+from chunkstore.storage.backends.http import HttpReader
 from chunkstore.tags import remove_image, tag
 from chunkstore.trust.keys import PublicKey, from_secret, sign
 from chunkstore.trust.refs import sign_ref
@@ -742,6 +752,34 @@ def test_answers_without_end(scene: Scene, answer: str) -> None:
         assert server.sent < 200 * MAX_REF
         assert scene.facts() == before
     finally:
+        server.close()
+
+
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\n"])
+def test_answers_that_drip(scene: Scene, first: bytes) -> None:
+    """A byte now and then earns no time to speak of."""
+    scene.commit("one")
+    scene.install()
+    over = threading.Event()
+
+    def drip():  # type: ignore[no-untyped-def]
+        yield first
+        while not over.wait(0.1):
+            yield b"x"
+
+    server = BadServer([Step(drip, "close") for _ in range(9)])
+    try:
+        before = scene.facts()
+        options = PullOptions(clock=scene.now)
+        with (
+            closing(HttpReader(server.url, timeout=0.5, attempts=2)) as reader,
+            pytest.raises(TransferError),
+        ):
+            pull(reader, parse_layers("web"), str(scene.node), options=options)
+        assert server.sent < 1000
+        assert scene.facts() == before
+    finally:
+        over.set()
         server.close()
 
 

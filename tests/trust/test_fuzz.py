@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import msgpack
 import pytest
@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.falsified import NOW
 from support.forge import ONLINE, ROOT, STORE_ID
+from support.servers import BadServer, Step
 
 from chunkstore.errors import ChunkstoreError
 from chunkstore.objects import chunklist, codec, documents, manifest, pack
 from chunkstore.objects.digest import chunk_digest, version_digest
 from chunkstore.objects.documents import Ref, Tag, Version
 from chunkstore.objects.manifest import NodeRef
+from chunkstore.storage.backends.http import HttpReader
 from chunkstore.trust import keyfile
 from chunkstore.trust.memory import Memory, parse_memory
 from chunkstore.trust.refs import Seen, sign_ref
@@ -159,6 +161,29 @@ def test_no_change_of_a_signed_document_goes_unseen(name: str) -> None:
         changed[bit // 8] ^= 1 << bit % 8
         with pytest.raises(ChunkstoreError):
             read(bytes(changed))
+
+
+HEAD = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-9/10\r\nContent-Length: 10\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n0\r\n\r\n"
+
+
+def test_an_http_answer_of_anything() -> None:
+    server = BadServer([])
+    try:
+
+        @settings(max_examples=150, suppress_health_check=list(HealthCheck))
+        @given(st.one_of(twisted(HEAD + b"0123456789"), twisted(CHUNKED), st.binary(max_size=100)))
+        def check(data: bytes) -> None:
+            server.steps = [Step(data, "close")] * 9
+            with closing(HttpReader(server.url, timeout=2, attempts=1)) as reader:
+                with suppress(ChunkstoreError):
+                    assert len(reader.get("versions/x", 0, 10)) <= 10
+                with suppress(ChunkstoreError):
+                    reader.size("versions/x")
+
+        check()
+    finally:
+        server.close()
 
 
 def test_a_journal_of_anything(tmp_path_factory: pytest.TempPathFactory) -> None:
