@@ -21,7 +21,7 @@ from chunkstore.storage import layout
 from chunkstore.storage.backends.local import LocalBackend
 from chunkstore.storage.keyring import Keyring
 from chunkstore.trust import keys, refs
-from chunkstore.trust.keys import SecretKey, Signer
+from chunkstore.trust.keys import PublicKey, SecretKey, Signer
 from chunkstore.trust.root import (
     MAX_ROOT,
     YEAR,
@@ -237,16 +237,19 @@ def found(
     *,
     now: int,
     root_key: Signer | None = None,
+    online: Sequence[PublicKey] = (),
     lifetime: int = YEAR,
 ) -> None:
     """Make the keys of a new store and its first root document; the settings come later.
 
-    Without `root_key` the root key, too, is made and kept beside the online key, until somebody
-    takes it away. `lifetime` is of the root document, in seconds; 0 is for ever.
+    Keys that are not given are made, and kept with the store: the root key until somebody takes it
+    away. `lifetime` is of the root document, in seconds; 0 is for ever.
     """
     authority = Authority(backend, local, settings)
-    online = new_key()
-    authority.keyring.keep(online)
+    if not online:
+        pair = new_key()
+        authority.keyring.keep(pair)
+        online = [pair.key]
     if root_key is None:
         made = new_key()
         authority.keyring.keep(made)
@@ -257,7 +260,7 @@ def found(
         time=now,
         expires=now + lifetime * SECOND if lifetime else 0,
         roots=role([root_key.key]),
-        refs=role([online.key]),
+        refs=role(online),
     )
     signed = sign_root(root, [root_key])
     authority.publish(signed)

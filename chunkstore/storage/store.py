@@ -29,7 +29,7 @@ from chunkstore.storage.catalog import Catalog, Place
 from chunkstore.storage.chunks import ChunkReader
 from chunkstore.storage.repository import Repository, Resolved
 from chunkstore.storage.writer import ChunkWriter
-from chunkstore.trust.keys import Signer
+from chunkstore.trust.keys import PublicKey, Signer
 from chunkstore.trust.root import YEAR
 
 PATIENCE = 600.0
@@ -51,12 +51,14 @@ def create(
     is_signed: bool = True,
     lifetime: int = documents.WEEK,
     root_key: Signer | None = None,
+    online: Sequence[PublicKey] = (),
     root_lifetime: int = YEAR,
 ) -> Store:
     """Make an empty store in a new or empty directory. Raises `Conflict` when one is there.
 
     `lifetime` is for how many seconds a ref is believed, `root_lifetime` the root document; 0 is
-    for ever. Without `root_key` one is made, and kept with the store.
+    for ever. Without `root_key`, or keys that sign refs in `online`, one is made and kept with the
+    store.
     """
     with local_errors("can't make a store"):
         os.makedirs(root, exist_ok=True)
@@ -82,6 +84,7 @@ def create(
                     *(backend, local, settings),
                     now=now,
                     root_key=root_key,
+                    online=online,
                     lifetime=root_lifetime,
                 )
         fsio.write_durably(os.path.join(root, layout.SETTINGS), settings.encode())
@@ -380,7 +383,7 @@ def open_or_create(
 ) -> Store:
     """The store in `root`, made with the defaults when nothing is there."""
     if not os.path.exists(os.path.join(root, layout.SETTINGS)):
-        create(root, now=now)
+        create(root, now=now, online=[signer.key for signer in signers])
     return Store(root, waiting=waiting, signers=signers)
 
 

@@ -22,6 +22,7 @@ from chunkstore.objects import documents
 from chunkstore.objects.documents import Ref
 from chunkstore.objects.envelope import Envelope
 from chunkstore.objects.names import parse_spec
+from chunkstore.server import running
 from chunkstore.storage import layout
 from chunkstore.storage.store import Store
 from chunkstore.tags import remove, remove_image, tag, untag
@@ -290,6 +291,19 @@ def test_an_agent_signs(store: Store, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "is not one that signs refs" in ended.err
 
 
+def test_made_for_a_key_that_signs_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = from_secret(b"a" * 32)
+    monkeypatch.setenv("IMGSTORE_KEY_COMMAND", str(make_agent(tmp_path, pair.secret)))
+    (tmp_path / "tree").mkdir()
+    store = ["--store", tmp_path / "store"]
+    assert imgstore(*store, "commit", "web", tmp_path / "tree").code == 0
+    found = imgstore(*store, "key", "list", "--json").document["keys"]
+    assert [(item["role"], item["here"]) for item in found] == [("root", True), ("online", False)]
+    assert found[1]["key"] == pair.key.fingerprint
+
+
 def test_made_with_a_root_key_elsewhere(tmp_path: Path) -> None:
     word, key = tmp_path / "word", tmp_path / "root.key"
     word.write_text("correct horse\n")
@@ -354,6 +368,26 @@ def test_the_ceremony(tmp_path: Path) -> None:
     assert imgstore("trust", tmp_path / "store", "--key", "0" * 64, tmp_path / "n").code == 5
     assert imgstore("trust", tmp_path / "store", tmp_path / "n").code == 2
     assert imgstore("trust", "--forget", tmp_path / "node 0").code == 0
+
+
+def test_passwords_in_urls_are_not_shown(tmp_path: Path) -> None:
+    store = stores.make_store(tmp_path / "store")
+    (tmp_path / "tree").mkdir()
+    commit(store, "web", str(tmp_path / "tree"), now=time.time_ns())
+    with running(tmp_path / "store") as url:
+        remote = url.replace("http://", "http://user:s3cret@")
+        said = [imgstore("trust", "--first", remote, tmp_path / "node", "--json")]
+        said += [
+            imgstore("pull", f"{remote}/web", tmp_path / "node", word)
+            for word in ("--json", "-vv", "--dry-run")
+        ]
+        said.append(imgstore("pull", f"{remote}/nothing", tmp_path / "other"))
+        said.append(imgstore("pull", "user:s3cret@host", tmp_path / "other"))
+    said.append(imgstore("pull", f"{remote}/web", tmp_path / "other"))
+    assert [ended.code for ended in said] == [0, 0, 0, 0, 3, 2, 6]
+    for ended in said:
+        assert b"s3cret" not in ended.raw
+        assert "s3cret" not in ended.err
 
 
 def test_what_the_command_line_says_and_how_it_ends(tmp_path: Path) -> None:

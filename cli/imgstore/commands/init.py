@@ -31,6 +31,7 @@ def run(options: Namespace, output: Output) -> int:
         is_signed=not options.unsigned,
         lifetime=WEEK if life is None else life,
         root_key=_root_key(options),
+        online=[] if options.unsigned else [item.key for item in signing.online_signers()],
     )
     settings = store.settings
     fingerprints: list[str] = []

@@ -40,6 +40,8 @@ def _generate(options: Namespace, output: Output) -> None:
     path = options.what
     if not path:
         raise Usage("'imgstore key generate' takes the name of the file to make")
+    if os.path.lexists(f"{path}.pub"):
+        raise Conflict(f"{path}.pub is there already")
     pair = new_key()
     write_secret(path, pair, passphrase=signing.new_passphrase(options))
     _write_new(f"{path}.pub", keyfile.encode_public(pair.key).encode())

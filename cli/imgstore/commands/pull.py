@@ -118,9 +118,11 @@ def _source(options: Namespace) -> tuple[str, Sequence[Spec]]:
         return known.remote, parse_layers(known.spec)
     location, slash, text = options.remote.rpartition("/")
     if not slash:
+        # What stands before an @ was perhaps meant for a URL, and is nobody's to see.
+        given = options.remote.rpartition("@")[2]
         raise Usage(
-            f"{options.remote!r} names no remote: write http://HOST:PORT/{options.remote}, or the "
-            f"path of a store and /{options.remote}"
+            f"{given!r} names no remote: write http://HOST:PORT/{given}, or the path of a store "
+            f"and /{given}"
         )
     if "://" not in options.remote:
         # To be found again from any directory.
