@@ -7,12 +7,13 @@ level, only those the node lacks, and are kept in its state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from chunkstore.errors import NotFound, Untrusted
 from chunkstore.objects import manifest
-from chunkstore.objects.documents import Ref
+from chunkstore.objects.documents import Ref, Tag
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import Spec
 from chunkstore.pull.report import PullOptions, PullReport, Trust
@@ -56,12 +57,43 @@ class Remote:
         What was seen is remembered before anything is done with it, so that a node which fails
         later goes back behind it all the same no more.
         """
-        try:
+        known = self._known_before()
+        if known is not None:
+            return known
+        with self._of_a_store():
             return self._believed(options, report)
+
+    @contextmanager
+    def _of_a_store(self) -> Iterator[None]:
+        """Say so when there is no store at all, rather than that it has no such thing."""
+        try:
+            yield
         except NotFound:
-            # Say so when there is no store at all, rather than that it has no such image.
             _ = self.repository.settings
             raise
+
+    def _known_before(self) -> list[Ref] | None:
+        """Refs that name what this tree is or was by whole ids, since that was believed then.
+
+        So a node can go back whatever the remote's refs say by now, or when they have expired.
+        """
+        found = []
+        states = [held for held in (self._state.installed, self._state.previous) if held]
+        for spec in self.specs:
+            store_id = next(
+                (
+                    held.store_id
+                    for held in states
+                    for layer in held.layers
+                    if layer.image == spec.image and layer.version.hex() == spec.tag
+                ),
+                None,
+            )
+            if store_id is None:
+                return None
+            tag = Tag(spec.tag, bytes.fromhex(spec.tag), 0)
+            found.append(Ref(store_id, spec.image, 0, 0, 0, 0, (tag,)))
+        return found
 
     def _believed(self, options: PullOptions, report: PullReport) -> list[Ref]:
         state, images = self._state, [spec.image for spec in self.specs]
@@ -105,10 +137,11 @@ class Remote:
 
     def resolve(self, refs: Sequence[Ref]) -> Installed:
         """What the tree is to become; afterwards `load` and `chunks` can be used."""
-        found = [
-            self.repository.resolve_in(ref, spec)
-            for ref, spec in zip(refs, self.specs, strict=True)
-        ]
+        with self._of_a_store():
+            found = [
+                self.repository.resolve_in(ref, spec)
+                for ref, spec in zip(refs, self.specs, strict=True)
+            ]
         self._open([resolved.id for resolved in found])
         root = self._manifest(found)
         layers = tuple(

@@ -387,7 +387,6 @@ def _add_keeping(verb: Maker) -> None:
         "again.",
     )
     made.add_argument("directory", metavar="DIR", help="the directory")
-    add_insecure(made)
     _add_excludes(made)
     _add_applying(made)
     made = verb(

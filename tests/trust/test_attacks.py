@@ -138,6 +138,19 @@ def test_rollback_is_refused_after_going_back_here(scene: Scene) -> None:
     scene.refused("goes back")
 
 
+def test_going_back_in_place_needs_no_ref(scene: Scene) -> None:
+    """What the tree was is known by its digest: nobody can hinder that, nor choose another."""
+    scene.commit("one")
+    scene.install()
+    scene.commit("two")
+    scene.pull()
+    scene.put_ref(scene.ref()._replace(sequence=9), STRANGER)
+    with closing(open_reader(scene.url)) as reader:
+        rollback(reader, str(scene.node), options=PullOptions(clock=scene.now + 99 * DAY))
+    assert scene.content() == "one"
+    scene.refused("nobody who may", clock=scene.now)
+
+
 def test_a_dry_run_judges_and_remembers_nothing(scene: Scene) -> None:
     scene.commit("one")
     scene.install()

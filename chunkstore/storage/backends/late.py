@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from chunkstore.storage.backend import Reader, abandon
+from chunkstore.storage.backend import Reader, abandon, doubt
 
 
 class LateReader:
@@ -37,6 +37,10 @@ class LateReader:
         """Close the reader if it was opened."""
         if self._reader is not None:
             self._reader.close()
+
+    def doubt(self, name: str, start: int, stop: int) -> bool:
+        """See `Doubtable.doubt`."""
+        return self._reader is not None and doubt(self._reader, name, start, stop)
 
     def abandon(self) -> None:
         """See `Abandonable.abandon`."""
