@@ -14,7 +14,7 @@ from chunkstore.storage.keyring import write_secret
 from chunkstore.trust import keyfile
 from chunkstore.trust.root import YEAR
 from imgstore import signing
-from imgstore.output import Output, local_time, root_document, table
+from imgstore.output import Output, counted, local_time, root_document, table
 from imgstore.stores import open_store
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _rotate(options: Namespace, output: Output) -> None:
     done = "an interrupted rotation was finished" if report.is_finished else f"{what} rotated"
     named = report.root.roots if what == keys.ROOT else report.root.refs
     output.report(
-        f"{done}: {_root_text(report.root)}, {len(report.images)} images signed again",
+        f"{done}: {_root_text(report.root)}, {counted(len(report.images), 'image')} signed again",
         {
             **root_document(report.root),
             "rotated": what,
