@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chunkstore.errors import LocalError, NotFound, Usage
-from chunkstore.storage.authority import SECOND, new_key
-from chunkstore.storage.keyring import write_secret
+from chunkstore.storage.authority import SECOND
+from chunkstore.storage.keyring import new_key, write_secret
 from chunkstore.storage.store import Store
 from chunkstore.trust.keys import PublicKey, Signer
 from chunkstore.trust.root import MAX_KEYS, YEAR, Root, SignedRoot, check_next, role, sign_root

@@ -20,7 +20,8 @@ from chunkstore.errors import Corrupt, NotFound, TransferError
 from chunkstore.objects.names import parse_spec
 from chunkstore.server import running
 from chunkstore.storage.backends import open_reader
-from chunkstore.storage.store import Store, create
+from chunkstore.storage.founding import create
+from chunkstore.storage.store import Store
 from chunkstore.verify.installed import verify_tree
 
 

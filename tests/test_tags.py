@@ -11,7 +11,8 @@ from chunkstore.commit import commit
 from chunkstore.errors import NotFound, Usage
 from chunkstore.objects.names import Spec, parse_spec
 from chunkstore.storage import layout
-from chunkstore.storage.store import Store, create
+from chunkstore.storage.founding import create
+from chunkstore.storage.store import Store
 
 
 @pytest.fixture

@@ -20,18 +20,15 @@ from chunkstore.objects.envelope import Envelope
 from chunkstore.storage import layout
 from chunkstore.storage.backends.local import LocalBackend
 from chunkstore.storage.keyring import Keyring
-from chunkstore.trust import keys, refs
-from chunkstore.trust.keys import PublicKey, SecretKey, Signer
+from chunkstore.trust import refs
+from chunkstore.trust.keys import Signer
 from chunkstore.trust.root import (
     MAX_ROOT,
-    YEAR,
     Root,
     SignedRoot,
     check_first,
     check_next,
     parse_root,
-    role,
-    sign_root,
 )
 
 SECOND: Final = 1_000_000_000
@@ -223,45 +220,3 @@ class Authority:
                 "replace it by 'imgstore key rotate online'"
             )
         return found
-
-
-def new_key() -> SecretKey:
-    """A key pair made of the system's randomness."""
-    return keys.from_secret(os.urandom(32))
-
-
-def found(
-    backend: LocalBackend,
-    local: str,
-    settings: Settings,
-    *,
-    now: int,
-    root_key: Signer | None = None,
-    online: Sequence[PublicKey] = (),
-    lifetime: int = YEAR,
-) -> None:
-    """Make the keys of a new store and its first root document; the settings come later.
-
-    Keys that are not given are made, and kept with the store: the root key until somebody takes it
-    away. `lifetime` is of the root document, in seconds; 0 is for ever.
-    """
-    authority = Authority(backend, local, settings)
-    if not online:
-        pair = new_key()
-        authority.keyring.keep(pair)
-        online = [pair.key]
-    if root_key is None:
-        made = new_key()
-        authority.keyring.keep(made)
-        root_key = made
-    root = Root(
-        store_id=settings.store_id,
-        version=1,
-        time=now,
-        expires=now + lifetime * SECOND if lifetime else 0,
-        roots=role([root_key.key]),
-        refs=role(online),
-    )
-    signed = sign_root(root, [root_key])
-    authority.publish(signed)
-    authority.settle(signed)

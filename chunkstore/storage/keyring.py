@@ -17,10 +17,15 @@ from chunkstore import fsio
 from chunkstore.errors import Conflict, LocalError, NotFound, local_errors
 from chunkstore.trust import keyfile
 from chunkstore.trust.keyfile import KeyFile
-from chunkstore.trust.keys import SecretKey
+from chunkstore.trust.keys import SecretKey, from_secret
 
 FOLDER: Final = "keys"
 _SUFFIX: Final = ".key"
+
+
+def new_key() -> SecretKey:
+    """A key pair made of the system's randomness."""
+    return from_secret(os.urandom(32))
 
 
 def read_secret(path: str) -> KeyFile:

@@ -11,95 +11,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 
 from chunkstore import fsio
-from chunkstore.errors import ChunkstoreError, Conflict, Corrupt, NotFound, Usage, local_errors
+from chunkstore.errors import ChunkstoreError, Corrupt, NotFound, Usage, local_errors
 from chunkstore.objects import documents
-from chunkstore.objects.chunker import Parameters
 from chunkstore.objects.digest import version_digest
-from chunkstore.objects.documents import PackUse, Ref, Settings, Tag, Version
+from chunkstore.objects.documents import PackUse, Ref, Tag, Version
 from chunkstore.objects.names import LATEST, NAME
 from chunkstore.objects.pack import Index
-from chunkstore.storage import authority, doomed, keyring, layout, lock, sequences
+from chunkstore.storage import doomed, layout, lock, sequences
 from chunkstore.storage.authority import Authority
 from chunkstore.storage.backends.local import LocalBackend
 from chunkstore.storage.catalog import Catalog, Place
 from chunkstore.storage.chunks import ChunkReader
 from chunkstore.storage.repository import Repository, Resolved
 from chunkstore.storage.writer import ChunkWriter
-from chunkstore.trust.keys import PublicKey, Signer
-from chunkstore.trust.root import YEAR
+from chunkstore.trust.keys import Signer
 
 PATIENCE = 600.0
 """Seconds a writer waits for another before it gives up."""
-
-
-_FOLDERS = (
-    *(layout.IMAGES, layout.VERSIONS, layout.PACKS, layout.LOCATE),
-    *(layout.DELTAS, layout.ROOTS),
-)
-
-
-def create(
-    root: str,
-    *,
-    now: int,
-    compression: str = "auto",
-    chunker: Parameters | None = None,
-    is_signed: bool = True,
-    lifetime: int = documents.WEEK,
-    root_key: Signer | None = None,
-    online: Sequence[PublicKey] = (),
-    root_lifetime: int = YEAR,
-) -> Store:
-    """Make an empty store in a new or empty directory. Raises `Conflict` when one is there.
-
-    `lifetime` is for how many seconds a ref is believed, `root_lifetime` the root document; 0 is
-    for ever. Without `root_key`, or keys that sign refs in `online`, one is made and kept with the
-    store.
-    """
-    with local_errors("can't make a store"):
-        os.makedirs(root, exist_ok=True)
-        if os.path.exists(os.path.join(root, layout.SETTINGS)):
-            raise Conflict(f"there is a store in {root} already")
-        # Whoever was killed at it before has left some of these: the settings come last.
-        known = {layout.LOCAL, *(name.rstrip("/") for name in _FOLDERS)}
-        for name in filter(fsio.is_fresh_name, os.listdir(root)):
-            os.unlink(os.path.join(root, name))  # settings that had no name of their own yet
-        if not known.issuperset(os.listdir(root)) or any(_of_value(root)):
-            raise Conflict(f"{root} is not empty: a store needs a directory of its own")
-        for folder in _FOLDERS:
-            os.makedirs(os.path.join(root, folder), exist_ok=True)
-        local = os.path.join(root, layout.LOCAL)
-        os.makedirs(os.path.join(local, "spool"), mode=0o700, exist_ok=True)
-        os.chmod(local, 0o700)
-        settings = Settings(
-            os.urandom(16), chunker or Parameters(), compression, is_signed, lifetime
-        )
-        if is_signed:
-            with closing(LocalBackend(root)) as backend:
-                authority.found(
-                    *(backend, local, settings),
-                    now=now,
-                    root_key=root_key,
-                    online=online,
-                    lifetime=root_lifetime,
-                )
-        fsio.write_durably(os.path.join(root, layout.SETTINGS), settings.encode())
-        # A commit that was acknowledged must not go with the directory's own name.
-        fsio.sync_directory(os.path.dirname(os.path.abspath(root)))
-    return Store(root)
-
-
-def _of_value(root: str) -> Iterator[str]:
-    """Files that no interrupted `create` can have left: it makes keys and the first root."""
-    for above, _, files in os.walk(root):
-        place = os.path.relpath(above, root)
-        if place in ("roots", os.path.join(layout.LOCAL, keyring.FOLDER)):
-            continue
-        yield from (name for name in files if place != layout.LOCAL or name != "root")
 
 
 class Store(Repository):
@@ -372,19 +304,6 @@ class Store(Repository):
             fsio.write_durably(os.path.join(self.root, layout.SETTINGS), settings.encode())
         self.__dict__["settings"] = settings
         self.authority = Authority(self.backend, self.local, settings, self.authority.signers)
-
-
-def open_or_create(
-    root: str,
-    *,
-    now: int,
-    waiting: Callable[[str], None] | None = None,
-    signers: Sequence[Signer] = (),
-) -> Store:
-    """The store in `root`, made with the defaults when nothing is there."""
-    if not os.path.exists(os.path.join(root, layout.SETTINGS)):
-        create(root, now=now, online=[signer.key for signer in signers])
-    return Store(root, waiting=waiting, signers=signers)
 
 
 def check_new_tag(name: str) -> str:

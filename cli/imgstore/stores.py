@@ -61,9 +61,9 @@ def open_store(options: Namespace, output: Output) -> Store:
 
 def open_or_create(options: Namespace, output: Output) -> Store:
     """The store, made with the defaults when nothing is there."""
-    from chunkstore.storage import store
+    from chunkstore.storage import founding
 
-    return store.open_or_create(
+    return founding.open_or_create(
         store_path(options),
         now=time.time_ns(),
         waiting=_waiting(output),

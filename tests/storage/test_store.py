@@ -13,7 +13,7 @@ from support.stores import SMALL, listing, make_store, record
 from chunkstore.errors import Conflict, Corrupt, LocalError, NotFound, Unsupported, Usage
 from chunkstore.objects.documents import Tag
 from chunkstore.objects.names import parse_spec
-from chunkstore.storage import layout, sequences, store
+from chunkstore.storage import founding, layout, sequences, store
 from chunkstore.storage.store import Store
 
 
@@ -92,8 +92,8 @@ def test_what_is_no_store(quick: Path) -> None:
 
 
 def test_opened_or_made(quick: Path) -> None:
-    first = store.open_or_create(str(quick / "store"), now=1)
-    assert store.open_or_create(str(quick / "store"), now=1).settings == first.settings
+    first = founding.open_or_create(str(quick / "store"), now=1)
+    assert founding.open_or_create(str(quick / "store"), now=1).settings == first.settings
 
 
 # Names

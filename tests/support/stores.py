@@ -21,7 +21,7 @@ from chunkstore.objects.entry import Entry
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import parse_layers, parse_spec
 from chunkstore.pull import PullOptions, PullReport, Trust, pull
-from chunkstore.storage import store as stores
+from chunkstore.storage import founding
 from chunkstore.storage.backend import Reader
 from chunkstore.storage.backends.memory import MemoryBackend
 from chunkstore.storage.store import Store
@@ -34,7 +34,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 def make_store(path: Path, *, chunker: Parameters | None = SMALL, **options: Any) -> Store:
-    return stores.create(str(path), **{"now": time.time_ns(), "chunker": chunker, **options})
+    return founding.create(str(path), **{"now": time.time_ns(), "chunker": chunker, **options})
 
 
 def settle() -> None:

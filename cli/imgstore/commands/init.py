@@ -11,7 +11,7 @@ from chunkstore import keys
 from chunkstore.errors import Usage
 from chunkstore.objects.codec import check_method
 from chunkstore.objects.documents import WEEK
-from chunkstore.storage.store import create
+from chunkstore.storage.founding import create
 from imgstore import signing
 from imgstore.output import Output
 from imgstore.stores import store_path
@@ -64,8 +64,7 @@ def _root_key(options: Namespace) -> Signer | None:
     if not given:
         return None
     if options.root_key and not os.path.lexists(options.root_key[0]):
-        from chunkstore.storage.authority import new_key
-        from chunkstore.storage.keyring import write_secret
+        from chunkstore.storage.keyring import new_key, write_secret
 
         pair = new_key()
         write_secret(options.root_key[0], pair, passphrase=signing.new_passphrase(options))

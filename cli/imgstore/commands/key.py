@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from chunkstore import fsio, keys
 from chunkstore.errors import Conflict, Usage, local_errors
-from chunkstore.storage.authority import new_key
-from chunkstore.storage.keyring import write_secret
+from chunkstore.storage.keyring import new_key, write_secret
 from chunkstore.trust import keyfile
 from chunkstore.trust.root import YEAR
 from imgstore import signing
