@@ -74,12 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> int:
-    # A module can't have the name of a statement.
-    name = f"{options.verb}_" if keyword.iskeyword(options.verb) else options.verb
-    module = importlib.import_module(f"imgstore.commands.{name}")
+    module = importlib.import_module(module_of(options.verb))
     output = Output(as_json=options.json, quiet=options.quiet, verbose=options.verbose)
     code: int = module.run(options, output)
     return code
+
+
+def module_of(verb: str) -> str:
+    """The module that does what a verb says; `import` can't be the name of one."""
+    return f"imgstore.commands.{verb}{'_' if keyword.iskeyword(verb) else ''}"
 
 
 def _prepare() -> None:

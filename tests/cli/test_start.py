@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from imgstore import __version__
+from imgstore.app import module_of
 from imgstore.parser import build, parse, verbs
 from imgstore.stores import store_path
 
@@ -27,7 +29,7 @@ HEAVY = {
 SHOW_MODULES = """
 import atexit, sys
 atexit.register(lambda: print(*sys.modules, file=sys.stderr))
-from imgstore.app import main
+from imgstore.app import main, module_of
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -70,7 +72,7 @@ def test_every_verb_explains_itself_with_an_example(run: Run, verb: str) -> None
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_its_module(verb: str) -> None:
-    module = __import__(f"imgstore.commands.{verb}", fromlist=["run"])
+    module = importlib.import_module(module_of(verb))
 
     assert callable(module.run)
     assert f"`imgstore {verb}`" in module.__doc__
