@@ -6,8 +6,10 @@ import gzip
 import io
 import os
 import subprocess
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from chunkstore.archive.reading import tree
 from chunkstore.archive.reading.archives import STANDARD_INPUT, deletions_beside
 from chunkstore.errors import ChunkstoreError, Corrupt, LocalError, NotFound, Usage
 from chunkstore.export import export
+from chunkstore.export.oci import export_image
 from chunkstore.gc import collect
 from chunkstore.importing import ImportReport, import_archives
 from chunkstore.objects.documents import Version
@@ -270,29 +273,51 @@ def test_a_fixed_point(store: Store, place: Path, variety: Path) -> None:
     assert [item._replace(flags=0) for item in old] == [item._replace(flags=0) for item in new]
 
 
-@trees.needs_root
-@trees.needs("tar")
-def test_a_diff_of_our_own(store: Store, place: Path) -> None:
-    """The base and the diff become the two versions they were made of."""
+@pytest.fixture(scope="module")
+def edited() -> Iterator[tuple[Store, Version, Version]]:
+    """A store with two versions of a tree with everything in it."""
+    place = Path(tempfile.mkdtemp(prefix="imgstore-test-"))
+    store = stores.make_store(place / "store")
     work = place / "tree"
     trees.variety(work)
-    (work / "sparse/huge").unlink()
     first = stores.record(store, work, "tree").version.version
-    subprocess.run(
-        "rm -rf plain names/*; rm links/two -r; mkdir plain; echo x > plain/y;"
-        "ln -sf /nowhere links/linked; rm -r order* || true; echo more >> 'sparse/odd length'",
-        shell=True,
-        cwd=work,
-        check=False,
-    )
+    script = """
+        rm -r plain names/*d* links/two; mkdir plain; echo x > plain/y; ln -sf /nowhere links/linked
+        rm -r specials/fifo; mkdir specials/fifo; echo more >> 'sparse/odd length'; touch -h links/*
+    """
+    subprocess.run(script, shell=True, cwd=work, check=False, stderr=subprocess.DEVNULL)
     second = stores.record(store, work, "tree").version.version
+    yield store, first, second
+    store.close()
+    trees.remove_tree(place)
+
+
+@trees.needs_root
+@pytest.mark.parametrize("deletions", ["sidecar", "gnu", "oci"])
+def test_a_diff_of_our_own(
+    edited: tuple[Store, Version, Version], place: Path, deletions: str
+) -> None:
+    """The base and the diff become the two versions they were made of."""
+    store, first, second = edited
     image, diff = place / "image.tar.gz", place / "image-diff.tar.gz"
     export(store, first, str(image))
-    export(store, second, str(diff), base=first)
-    one, two = bring(store, image, diff)
+    export(store, second, str(diff), base=first, deletions=deletions)
+    one, two = bring(store, image, diff, image=deletions)
     assert without_flags(store, one.version.version) == without_flags(store, first)
     assert without_flags(store, two.version.version) == without_flags(store, second)
-    assert two.archive.deletions
+    assert bool(two.archive.deletions) == (deletions == "sidecar")
+
+
+@trees.needs_root
+@pytest.mark.parametrize("name", ["image.tar", "layout"])
+def test_an_image_of_our_own(
+    edited: tuple[Store, Version, Version], place: Path, name: str
+) -> None:
+    store, first, second = edited
+    export_image(store, second, str(place / name), base=first, name="web")
+    [report] = bring(store, place / name, image=f"oci-{name}")
+    assert report.archive.layers == 2
+    assert without_flags(store, report.version.version) == without_flags(store, second)
 
 
 def without_flags(store: Store, version: Version) -> list[Any]:
