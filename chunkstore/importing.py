@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from chunkstore.archive.acl import Lookup, nobody
-from chunkstore.archive.reading.archives import ArchiveReport, Archives
+from chunkstore.archive.reading.archives import ArchiveReport, Archives, blamed
 from chunkstore.archive.reading.tree import Tree
 from chunkstore.errors import NotFound, Usage, local_errors
 from chunkstore.objects import delta, manifest
@@ -78,7 +78,7 @@ def import_archives(
                 uses = store.uses(base.id)
             read = []
             for archive in archives:
-                with store.writer() as writer:
+                with blamed(archive), store.writer() as writer:
                     laid = Archives(
                         tree,
                         folder,

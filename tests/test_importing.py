@@ -344,6 +344,7 @@ def test_errors_are_declared(store: Store) -> None:
         with pytest.raises(ChunkstoreError) as caught:
             bring(store, data)
         assert "\n" not in str(caught.value)
+        assert STANDARD_INPUT in str(caught.value)
     with pytest.raises(NotFound):
         store.resolve(parse_spec("web"))
 

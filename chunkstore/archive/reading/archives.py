@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
@@ -89,10 +90,17 @@ class Archives:
         """Lay in an archive, by its path or as an open stream.
 
         Raises `Usage`, `Corrupt`, `Unsupported`, `LocalError`, `OSError`; then the tree is of no
-        more use.
+        more use. Also `Corrupt` when there is nothing in the tree afterwards.
         """
+        report = self._lay(archive)
+        if self._tree.is_empty:
+            where = report.name
+            raise Corrupt(f"{where}: holds nothing that could be an image", where=where)
+        return report
+
+    def _lay(self, archive: str | BinaryIO) -> ArchiveReport:
         if not isinstance(archive, str):
-            return self._lay_file(archive, ArchiveReport(STANDARD_INPUT))
+            return self._lay_file(archive, ArchiveReport(name_of(archive)))
         report = ArchiveReport(archive)
         if os.path.isdir(archive):
             with Directory(archive) as directory:
@@ -159,6 +167,23 @@ class Archives:
         except FileNotFoundError:
             return None
         return count
+
+
+def name_of(archive: str | BinaryIO) -> str:
+    """What messages call an archive."""
+    return archive if isinstance(archive, str) else STANDARD_INPUT
+
+
+@contextmanager
+def blamed(archive: str | BinaryIO) -> Iterator[None]:
+    """Let errors of what is inside name the archive: those of a tree name only the path."""
+    name = name_of(archive)
+    try:
+        yield
+    except Corrupt as error:
+        if name in str(error):
+            raise
+        raise type(error)(f"{name}: {error}", where=error.where) from error
 
 
 def deletions_beside(archive: str) -> str:

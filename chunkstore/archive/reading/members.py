@@ -67,6 +67,9 @@ _MAX_DEVICE: Final = 2**32 - 1
 _SYMLINK_MODE: Final = 0o777
 """What Linux says of every symlink, and the only one it can be given."""
 
+_SHOWN: Final = 255
+"""So much of a name is enough in a message."""
+
 _SPARSE: Final = b"S"
 _DUMPDIR: Final = b"D"
 _LABEL: Final = b"V"
@@ -81,8 +84,6 @@ _KINDS: Final = {
     _DUMPDIR: DIRECTORY,
     b"6": FIFO,
 }
-_WITH_DATA: Final = (*_REGULAR, _SPARSE, _DUMPDIR, _LABEL)
-"""Other members have none, whatever size they state: old programs gave links that of the file."""
 _REFUSED: Final = {
     b"M": "goes on from another volume: put the volumes together first",
     b"A": "is an ACL as Solaris writes it",
@@ -177,10 +178,13 @@ class TarReader:
             or extensions.name
             or header.name
         )
-        where = f"{self._source.name}, {printable(name[:MAX_PATH]) if name else 'without a name'}"
+        where = f"{self._source.name}, {printable(name[:_SHOWN]) if name else 'without a name'}"
         flavour = header.flavour
         kind = _kind(flavour, name, where)
-        stored = _number(records, b"size", header.size, where) if flavour in _WITH_DATA else 0
+        # Others have no data, whatever size they state: old programs gave links that of the file.
+        stored = 0
+        if kind == FILE or flavour == _DUMPDIR:
+            stored = _number(records, b"size", header.size, where)
         if stored < 0:
             raise Corrupt(f"{where}: a size of {stored} bytes", where=where)
         dumpdir = None

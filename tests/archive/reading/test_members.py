@@ -105,7 +105,13 @@ def test_unix_v7() -> None:
     old = {"magic": b"", "flavour": b"\0"}
     data = (
         block(
-            b"d/", mode=b"   755 ", uid=b"    12 \0", gid=b"     0 \0", mtime=b"14524770400 ", **old
+            b"d/",
+            size=7,
+            mode=b"   755 ",
+            uid=b"    12 \0",
+            gid=b"     0 \0",
+            mtime=b"14524770400 ",
+            **old,
         )
         + block(b"d/f", size=b"          5 ", **old)
         + padded(b"five\n")
