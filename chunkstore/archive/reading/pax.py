@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from chunkstore.errors import Corrupt, Unsupported
-from chunkstore.objects.entry import MAX_TIME, MIN_TIME
 
 _LENGTH_DIGITS: Final = 20
 _NUMBER: Final = re.compile(rb"[0-9]{1,20}")
@@ -103,7 +102,5 @@ def time(value: bytes, where: str) -> int:
     if match is not None:
         sign, seconds, fraction = match.groups()
         nanoseconds = int(seconds) * _BILLION + int((fraction or b"")[:9].ljust(9, b"0"))
-        nanoseconds = -nanoseconds if sign else nanoseconds
-        if MIN_TIME <= nanoseconds <= MAX_TIME:
-            return nanoseconds
+        return -nanoseconds if sign else nanoseconds
     raise Corrupt(f"{where}: {value[:80]!r} is no time of a PAX header", where=where)
