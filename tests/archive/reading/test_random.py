@@ -57,7 +57,7 @@ def folder_() -> Iterator[Path]:
 
 @trees.needs_root
 @trees.needs("tar")
-@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=80)
 @given(members=st.lists(MEMBERS, min_size=1, max_size=10))
 def test_any_members(members: list[bytes], folder_: Path) -> None:
     data = folder() + b"".join(members) + END
