@@ -45,9 +45,12 @@ class Tree:
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, fsio.fresh_name("tree"))
-        self._database = sqlite3.connect(self._path, isolation_level=None)
-        self._database.executescript(_SCHEMA)
-        self._database.execute("BEGIN")
+        try:
+            self._database = sqlite3.connect(self._path, isolation_level=None)
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise LocalError(f"can't make a table of paths in {folder}: {error}") from error
+        self._do("BEGIN")
         self._inodes = 0
         self._members = 0
         self._implicit = 0
@@ -65,7 +68,7 @@ class Tree:
     def _do(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         try:
             return self._database.execute(statement, values)
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             raise LocalError(f"can't write the table of paths {self._path}: {error}") from error
 
     def _inode(self, path: bytes) -> tuple[int, int] | None:

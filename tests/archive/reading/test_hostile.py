@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tarballs import (
     END,
@@ -226,6 +226,21 @@ SEED = (
 )
 def test_damage(changes: list[tuple[int, int]], length: int, is_cut: bool) -> None:
     """Whatever is changed, a declared error comes out or members that an image may hold."""
+    check_damaged(changes, length, is_cut=is_cut)
+
+
+@pytest.mark.campaign
+@settings(max_examples=50_000, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, len(SEED) - 1), st.integers(0, 255)), min_size=1, max_size=8),
+    st.integers(0, len(SEED)),
+    st.booleans(),
+)
+def test_much_damage(changes: list[tuple[int, int]], length: int, is_cut: bool) -> None:
+    check_damaged(changes, length, is_cut=is_cut)
+
+
+def check_damaged(changes: list[tuple[int, int]], length: int, *, is_cut: bool) -> None:
     data = bytearray(SEED)
     for place, value in changes:
         data[place] = value
@@ -276,6 +291,35 @@ def test_an_archive_of_headers_costs_no_memory() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert sum(1 for _ in TarReader(Source(blocks(), "test.tar"))) == 1000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+MANY: int = 2**40
+ENDLESS = {
+    "a name": block(b"x", flavour=b"L", size=base256(MANY, 12)),
+    "a target": block(b"x", flavour=b"K", size=base256(MANY, 12)),
+    "a PAX header": block(b"x", flavour=b"x", size=base256(MANY, 12)),
+    "a global header": block(b"x", flavour=b"g", size=base256(MANY, 12)),
+    "a listing": block(b"x", flavour=b"D", size=base256(MANY, 12)),
+    "a map of holes": pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.realsize", b"9"))
+    + block(b"x", size=base256(MANY, 12)),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_has_no_end_is_not_waited_for(name: str) -> None:
+    """Nor held: what describes a member has to fit into memory."""
+    given_out = 0
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal given_out
+        yield ENDLESS[name]
+        while given_out < 64 << 20:
+            given_out += 1 << 20
+            yield bytes(1 << 20)
+
+    with pytest.raises(Corrupt, match="x|describe"):
+        list(TarReader(Source(blocks(), "test.tar")))
+    assert given_out <= 1 << 20
 
 
 # What members do to a tree
