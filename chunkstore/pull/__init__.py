@@ -37,7 +37,8 @@ from chunkstore.pull.update import needs_survey, repair, update
 from chunkstore.storage.backend import Reader
 from chunkstore.storage.metered import MeteredReader
 from chunkstore.worktree.install import require_empty
-from chunkstore.worktree.node import NodeState, Source
+from chunkstore.worktree.installed import Source
+from chunkstore.worktree.node import NodeState
 from chunkstore.worktree.swap import Swap
 
 __all__ = [

@@ -22,7 +22,8 @@ from chunkstore.objects.names import STATE_DIR, printable
 from chunkstore.pull import hooks
 from chunkstore.pull.context import Context
 from chunkstore.worktree.clone import clone_tree
-from chunkstore.worktree.node import Installed, NodeState
+from chunkstore.worktree.installed import Installed
+from chunkstore.worktree.node import NodeState
 from chunkstore.worktree.swap import Swap
 
 _NOT_CLONED = (b"lock", b"new", b"stage", b"journal")
@@ -108,7 +109,7 @@ def _note_changes(context: Context, state: NodeState, old: Installed, target: In
     """What the exchange will change, by the manifests of both, in the states of both."""
 
     def load(digest: bytes) -> bytes:
-        return context.state.node(digest) or state.node(digest) or context.load(digest)
+        return context.state.nodes.get(digest) or state.nodes.get(digest) or context.load(digest)
 
     report = context.report
     for before, after in delta.diff(old.root, target.root, load):

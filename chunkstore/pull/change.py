@@ -22,8 +22,8 @@ from chunkstore.worktree import journal
 from chunkstore.worktree.apply import Applier
 from chunkstore.worktree.aside import Aside, Preparation, points_of
 from chunkstore.worktree.content import FileContents
+from chunkstore.worktree.installed import Installed, Source
 from chunkstore.worktree.journal import Journal, Made
-from chunkstore.worktree.node import Installed, Source
 from chunkstore.worktree.plan import Plan
 from chunkstore.worktree.preload import everything
 from chunkstore.worktree.sources import TreeChunks

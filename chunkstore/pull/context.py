@@ -17,8 +17,9 @@ from chunkstore.progress import Progress
 from chunkstore.pull.remote import Remote
 from chunkstore.pull.report import PullOptions, PullReport
 from chunkstore.worktree.baseline import Witness
+from chunkstore.worktree.installed import Installed
 from chunkstore.worktree.mounts import mounts_below
-from chunkstore.worktree.node import Installed, NodeState
+from chunkstore.worktree.node import NodeState
 from chunkstore.worktree.patterns import Patterns, own_rules
 from chunkstore.worktree.planner import Planner
 from chunkstore.worktree.restore import Shortfalls
@@ -71,7 +72,7 @@ class Context:
         """A node of a manifest or chunk list, from the state, else from the remote."""
         if self.remote is not None:
             return self.remote.load(digest)
-        data = self.state.node(digest)
+        data = self.state.nodes.get(digest)
         if data is None:
             raise Corrupt(f"the node's state lacks manifest node {digest.hex()}: pull again")
         return data

@@ -21,8 +21,8 @@ from chunkstore.worktree.aside import Aside
 from chunkstore.worktree.compare import same_content
 from chunkstore.worktree.content import FileContents, chunks_of, has_content
 from chunkstore.worktree.install import Installer, wanted
+from chunkstore.worktree.installed import Installed, Source
 from chunkstore.worktree.journal import Journal
-from chunkstore.worktree.node import Installed, Source
 from chunkstore.worktree.sources import WrittenBefore
 
 

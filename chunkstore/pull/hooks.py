@@ -16,7 +16,7 @@ from chunkstore import fsio
 from chunkstore.errors import HookFailed, Untrusted
 from chunkstore.pull.context import Context
 from chunkstore.worktree import hooks
-from chunkstore.worktree.node import After, Installed
+from chunkstore.worktree.installed import After, Installed
 
 Changes = Iterable[tuple[str, bytes]]
 

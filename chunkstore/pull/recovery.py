@@ -10,7 +10,7 @@ from chunkstore.pull.change import finish
 from chunkstore.pull.context import Context
 from chunkstore.worktree import journal
 from chunkstore.worktree.aside import Aside, leftovers
-from chunkstore.worktree.node import Source
+from chunkstore.worktree.installed import Source
 from chunkstore.worktree.preload import everything
 
 

@@ -23,7 +23,8 @@ from chunkstore.storage.catalog import Catalog
 from chunkstore.storage.chunks import ChunkReader
 from chunkstore.storage.layers import lay
 from chunkstore.storage.repository import RemoteLocator, Repository, Resolved
-from chunkstore.worktree.node import Installed, Layer, NodeState
+from chunkstore.worktree.installed import Installed, Layer
+from chunkstore.worktree.node import NodeState
 
 CONNECTIONS = 6
 _NODES_AT_ONCE = 128
@@ -166,10 +167,10 @@ class Remote:
 
     def load(self, digest: bytes) -> bytes:
         """A node from the state, else from the remote; list nodes come only when needed."""
-        data = self._state.node(digest)
+        data = self._state.nodes.get(digest)
         if data is None:
             data = self.chunks.get(digest)
-            self._state.add_nodes({digest: data})
+            self._state.nodes.add({digest: data})
         return data
 
     def _manifest(self, versions: Sequence[Resolved]) -> NodeRef:
@@ -177,7 +178,7 @@ class Remote:
             self._fetch_nodes(version.version.root)
         composed = lay(self.specs, versions, self.load)
         if composed.nodes:
-            self._state.add_nodes(composed.nodes)
+            self._state.nodes.add(composed.nodes)
         return composed.root
 
     def _fetch_nodes(self, root: NodeRef) -> None:
@@ -185,10 +186,10 @@ class Remote:
         refs = [root]
         level: int | None = None
         while True:
-            missing = self._state.missing(ref.digest for ref in refs)
+            missing = self._state.nodes.missing(ref.digest for ref in refs)
             for start in range(0, len(missing), _NODES_AT_ONCE):
                 batch = missing[start : start + _NODES_AT_ONCE]
-                self._state.add_nodes(self.chunks.get_many(batch))
+                self._state.nodes.add(self.chunks.get_many(batch))
             level = self._node(refs[0], level).level
             if level == 0:
                 return

@@ -8,7 +8,7 @@ from enum import Enum
 
 from chunkstore.trust.root import Root
 from chunkstore.worktree.hooks import Listener
-from chunkstore.worktree.node import Layer
+from chunkstore.worktree.installed import Layer
 from chunkstore.worktree.restore import Shortfalls
 from chunkstore.worktree.twin import CloneReport
 

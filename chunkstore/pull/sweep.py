@@ -14,7 +14,7 @@ def sweep(context: Context, root: NodeRef) -> None:
     state = context.state
     if not state.nodes_kept:
         state.note_nodes()
-    elif state.node_count() > 2 * state.nodes_kept + 64:
+    elif state.nodes.count() > 2 * state.nodes_kept + 64:
         kept = [root]
         if state.previous is not None:
             kept.append(state.previous.root)

@@ -19,7 +19,7 @@ from chunkstore.objects.names import is_below, printable, sort_key
 from chunkstore.pull.change import carry_out
 from chunkstore.pull.context import Context
 from chunkstore.worktree.baseline import Baseline
-from chunkstore.worktree.node import Installed, Source
+from chunkstore.worktree.installed import Installed, Source
 from chunkstore.worktree.patterns import Patterns
 from chunkstore.worktree.plan import Plan
 from chunkstore.worktree.planner import Planner

@@ -16,8 +16,9 @@ from chunkstore.fsio import Directory
 from chunkstore.objects import manifest
 from chunkstore.objects.names import STATE_DIR
 from chunkstore.progress import Progress, Unwatched
+from chunkstore.worktree.installed import Installed
 from chunkstore.worktree.mounts import mounts_below
-from chunkstore.worktree.node import Installed, NodeState
+from chunkstore.worktree.node import NodeState
 from chunkstore.worktree.patterns import Patterns, own_rules
 from chunkstore.worktree.survey import Survey
 
@@ -70,7 +71,7 @@ def verify_tree(
 
 
 def _load(state: NodeState, digest: bytes) -> bytes:
-    data = state.node(digest)
+    data = state.nodes.get(digest)
     if data is None:
         raise Corrupt(f"the node's state lacks manifest node {digest.hex()}: pull again")
     return data

@@ -23,70 +23,24 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from chunkstore.errors import Conflict, Corrupt, LocalError, local_errors
 from chunkstore.objects import record
-from chunkstore.objects.digest import chunk_digest
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import STATE_DIR
 from chunkstore.storage.catalog import Catalog
 from chunkstore.storage.stage import Stage
 from chunkstore.trust.memory import Memory, parse_memory
-from chunkstore.worktree import journal
+from chunkstore.worktree import journal, nodes
 from chunkstore.worktree.baseline import Baseline
+from chunkstore.worktree.installed import After, Installed, Layer, Source
+from chunkstore.worktree.nodes import Nodes
 
 _SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS node (digest BLOB PRIMARY KEY, data BLOB NOT NULL);
 """
-_FRESH: Final = "CREATE TEMP TABLE fresh (digest BLOB PRIMARY KEY, data BLOB NOT NULL);"
-"""Nodes that were only looked at: those of a dry run."""
-
-
-class Layer(NamedTuple):
-    """An image and which version of it."""
-
-    image: str
-    version: bytes
-
-
-class Installed(NamedTuple):
-    """What a tree is made of: versions of a store laid over each other, and their manifest's root.
-
-    One layer in most cases; then the root is that version's own.
-    """
-
-    store_id: bytes
-    layers: tuple[Layer, ...]
-    root: NodeRef
-
-    @property
-    def image(self) -> str:
-        """The images, joined as in a SPEC."""
-        return "+".join(layer.image for layer in self.layers)
-
-    @property
-    def version(self) -> bytes:
-        """The version of the first layer."""
-        return self.layers[0].version
-
-
-class Source(NamedTuple):
-    """Where a tree comes from: the remote, and the SPEC."""
-
-    remote: str
-    spec: str
-
-
-class After(NamedTuple):
-    """Hooks that still have to run after a change, and what they are told of it."""
-
-    image: str
-    old: str
-    new: str
-    commands: tuple[str, ...]
 
 
 class NodeState:
@@ -103,7 +57,8 @@ class NodeState:
         self._looked_up: Memory | None = None
         if read_only and not self._is_there():
             self._database = sqlite3.connect(":memory:", isolation_level=None)
-            self._database.executescript(_SCHEMA + _FRESH)
+            self._database.executescript(_SCHEMA + nodes.SCHEMA + nodes.FRESH)
+            self.nodes = Nodes(self._database, read_only=True)
             return
         with local_errors("can't use the node's state"):
             if not os.path.lexists(self._root):
@@ -118,6 +73,7 @@ class NodeState:
         try:
             self._acquire()
             self._database = self._open()
+            self.nodes = Nodes(self._database, read_only=read_only)
         except BaseException:
             os.close(self._lock)
             raise
@@ -145,7 +101,7 @@ class NodeState:
         try:
             database = sqlite3.connect(path, isolation_level=None)
             database.execute("PRAGMA temp_store=MEMORY")
-            database.executescript(_FRESH)
+            database.executescript(nodes.FRESH)
             # What is installed must be true after a power cut: every commit waits for the disk,
             # and for the directory, too. Else the rollback journal could be there again.
             database.execute("PRAGMA synchronous=EXTRA")
@@ -157,7 +113,7 @@ class NodeState:
                     where=path,
                 )
             if not found:
-                database.executescript(_SCHEMA)
+                database.executescript(_SCHEMA + nodes.SCHEMA)
                 database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
         except sqlite3.OperationalError as error:
             raise LocalError(f"can't open the node's state {path}: {error}") from error
@@ -384,67 +340,19 @@ class NodeState:
             return Baseline(None)
         return Baseline(path, read_only=self._read_only)
 
-    def node(self, digest: bytes) -> bytes | None:
-        """A node of a manifest or chunk list, if it is here, and whole."""
-        row = None
-        for table in ("node", "fresh") if self._read_only else ("node",):
-            row = (
-                row
-                or self._database.execute(
-                    f"SELECT data FROM {table} WHERE digest = ?", (digest,)
-                ).fetchone()
-            )
-        return row[0] if row is not None and chunk_digest(row[0]) == digest else None
-
-    def missing(self, digests: Iterable[bytes]) -> list[bytes]:
-        """Which of these nodes are not here."""
-        return [
-            digest
-            for digest in digests
-            if self._database.execute(
-                "SELECT 1 FROM node WHERE digest = ?1 "
-                "UNION ALL SELECT 1 FROM fresh WHERE digest = ?1",
-                (digest,),
-            ).fetchone()
-            is None
-        ]
-
-    def add_nodes(self, nodes: Mapping[bytes, bytes]) -> None:
-        """Keep nodes whose digests were checked."""
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-            table = "fresh" if self._read_only else "node"
-            self._database.executemany(
-                f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", nodes.items()
-            )
-            self._database.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise LocalError(f"can't write the node's state: {error}") from error
-
     @property
     def nodes_kept(self) -> int:
         """How many nodes there were when the others were last dropped."""
         return self._fact("nodes kept") or 0
 
-    def node_count(self) -> int:
-        """How many nodes are kept."""
-        count: int = self._database.execute("SELECT count(*) FROM node").fetchone()[0]
-        return count
-
     def keep_nodes(self, digests: Iterable[bytes]) -> None:
         """Drop all nodes but these."""
-        run = self._database.execute
-        run("CREATE TEMP TABLE kept (digest BLOB PRIMARY KEY) WITHOUT ROWID")
-        self._database.executemany(
-            "INSERT OR IGNORE INTO kept VALUES (?)", ((digest,) for digest in digests)
-        )
-        run("DELETE FROM node WHERE digest NOT IN (SELECT digest FROM kept)")
-        run("DROP TABLE kept")
+        self.nodes.keep(digests)
         self.note_nodes()
 
     def note_nodes(self) -> None:
         """Remember how many nodes there are now, as what the installed version needs."""
-        self._state({"nodes kept": self.node_count()})
+        self._state({"nodes kept": self.nodes.count()})
 
     def clear(self) -> None:
         """Remove what only a change under way needs."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from chunkstore.objects.delta import Difference
     from chunkstore.objects.documents import Ref
     from chunkstore.storage.repository import Resolved
-    from chunkstore.worktree.node import Layer
+    from chunkstore.worktree.installed import Layer
     from chunkstore.worktree.restore import Shortfalls
 
 LETTERS: Final = {

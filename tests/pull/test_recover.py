@@ -29,12 +29,12 @@ class Fuse:
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, limit: int | None) -> None:
-        from chunkstore.worktree import apply, aside, saved
+        from chunkstore.worktree import apply, aside, finish, powers, replaced, saved
 
         self.calls = 0
         self.limit = limit
         self.is_armed = False
-        for module in (apply, saved, aside):
+        for module in (apply, finish, replaced, powers, saved, aside):
             patch.setattr(module, "os", self._module())
         patch.setattr(node.NodeState, "complete", self._counted(node.NodeState.complete))
         patch.setattr(node.NodeState, "clear", self._counted(node.NodeState.clear))

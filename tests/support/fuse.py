@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from chunkstore.worktree import apply, aside, install, journal, metadata, node, restore, saved
+from chunkstore.worktree import (
+    apply,
+    aside,
+    finish,
+    install,
+    journal,
+    metadata,
+    node,
+    nodes,
+    replaced,
+    restore,
+    saved,
+)
 from support import trees
 
 
@@ -39,12 +51,15 @@ class Fuse:
                 value = getattr(self._real, name)
                 return stand_in.counted(value, name) if name in self._names else value
 
-        for module in (install, apply, aside, restore, saved):
+        for module in (install, apply, finish, replaced, aside, restore, saved):
             monkeypatch.setattr(module, "os", Module(os, MUTATING))
         monkeypatch.setattr(metadata, "fcntl", Module(metadata.fcntl, ("ioctl",)))
-        for name in ("begin", "complete", "add_nodes"):
-            real = getattr(node.NodeState, name)
-            monkeypatch.setattr(node.NodeState, name, self.counted(real, name))
+        for kind, name in (
+            (node.NodeState, "begin"),
+            (node.NodeState, "complete"),
+            (nodes.Nodes, "add"),
+        ):
+            monkeypatch.setattr(kind, name, self.counted(getattr(kind, name), name))
         for name in ("write", "remove"):
             monkeypatch.setattr(journal, name, self.counted(getattr(journal, name), name))
 

@@ -12,7 +12,8 @@ from support import trees
 from chunkstore.errors import Conflict, Corrupt, LocalError
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.objects.manifest import NodeRef
-from chunkstore.worktree.node import After, Installed, Layer, NodeState, Source
+from chunkstore.worktree.installed import After, Installed, Layer, Source
+from chunkstore.worktree.node import NodeState
 
 
 def version(number: int) -> Installed:
@@ -32,7 +33,7 @@ def test_a_new_node_knows_nothing(quick: Path) -> None:
             [],
             None,
         )
-        assert state.node(bytes(32)) is None
+        assert state.nodes.get(bytes(32)) is None
     assert (quick / ".imgstore").stat().st_mode & 0o777 == 0o700
 
 
@@ -82,8 +83,8 @@ def test_what_was_before_and_what_has_to_run_after(quick: Path) -> None:
 def test_a_look_changes_nothing(quick: Path) -> None:
     with NodeState(str(quick / "never"), read_only=True) as state:
         assert state.is_new
-        state.add_nodes({bytes(32): b"node"})
-        assert state.missing([bytes(32)]) == []
+        state.nodes.add({bytes(32): b"node"})
+        assert state.nodes.missing([bytes(32)]) == []
     assert os.listdir(quick) == []
     with NodeState(str(quick)) as state:
         state.complete(version(1), SOURCE)
@@ -91,41 +92,41 @@ def test_a_look_changes_nothing(quick: Path) -> None:
     digest = chunk_digest(b"node")
     with NodeState(str(quick), read_only=True) as state:
         assert state.installed == version(1)
-        state.add_nodes({digest: b"node"})
-        assert state.node(digest) == b"node"
-        assert state.missing([digest, bytes(32)]) == [bytes(32)]
+        state.nodes.add({digest: b"node"})
+        assert state.nodes.get(digest) == b"node"
+        assert state.nodes.missing([digest, bytes(32)]) == [bytes(32)]
     assert trees.differences(before, trees.facts(quick, skip=())) == []
     with NodeState(str(quick)) as state:
-        assert state.node(digest) is None
+        assert state.nodes.get(digest) is None
 
 
 def test_nodes(quick: Path) -> None:
     nodes = {chunk_digest(data): data for data in (b"one", b"two", b"three")}
     one, two, three = nodes
     with NodeState(str(quick)) as state:
-        state.add_nodes(nodes)
-        state.add_nodes({one: b"one"})
-        assert state.missing([one, bytes(32), three]) == [bytes(32)]
-        assert state.node(two) == b"two"
-        assert state.node_count() == 3
+        state.nodes.add(nodes)
+        state.nodes.add({one: b"one"})
+        assert state.nodes.missing([one, bytes(32), three]) == [bytes(32)]
+        assert state.nodes.get(two) == b"two"
+        assert state.nodes.count() == 3
         state.keep_nodes([one, three, bytes(32)])
-        assert state.node(two) is None
-        assert state.node(three) == b"three"
-        assert state.nodes_kept == state.node_count() == 2
+        assert state.nodes.get(two) is None
+        assert state.nodes.get(three) == b"three"
+        assert state.nodes_kept == state.nodes.count() == 2
 
 
 def test_a_damaged_node_is_a_missing_one(quick: Path) -> None:
     digest = chunk_digest(b"node")
     with NodeState(str(quick)) as state:
-        state.add_nodes({digest: b"node"})
+        state.nodes.add({digest: b"node"})
     database = sqlite3.connect(quick / ".imgstore/state.sqlite")
     database.execute("UPDATE node SET data = ?", (b"n0de",))
     database.commit()
     database.close()
     with NodeState(str(quick)) as state:
-        assert state.node(digest) is None
-        state.add_nodes({digest: b"node"})
-        assert state.node(digest) == b"node"
+        assert state.nodes.get(digest) is None
+        state.nodes.add({digest: b"node"})
+        assert state.nodes.get(digest) == b"node"
 
 
 def test_one_at_a_time(quick: Path) -> None:
