@@ -230,7 +230,7 @@ def test_damage(changes: list[tuple[int, int]], length: int, is_cut: bool) -> No
 
 
 @pytest.mark.campaign
-@settings(max_examples=50_000, deadline=None)
+@settings(max_examples=10_000, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, len(SEED) - 1), st.integers(0, 255)), min_size=1, max_size=8),
     st.integers(0, len(SEED)),
@@ -378,10 +378,8 @@ def test_a_hardlink_to_a_symlink_is_not_followed(place: Path) -> None:
 
 
 def test_a_root_that_is_no_directory(place: Path) -> None:
-    for member in (file(b"./", b""), symlink(b".", b"/"), block(b".", flavour=b"3")):
-        if member[156:157] == b"0":
-            continue
-        with pytest.raises(Corrupt):
+    for member in (symlink(b".", b"/"), block(b".", flavour=b"3"), file(b".")):
+        with pytest.raises(Corrupt, match="root of the archive"):
             tree_of(place, member + END)
     with pytest.raises(Corrupt):
         tree_of(place, file(b"a") + hardlink(b"./", b"a") + END)
@@ -394,15 +392,14 @@ def test_an_archive_without_members(place: Path) -> None:
 def test_deep_names_that_cost_their_writer_nothing(place: Path) -> None:
     """Each name brings two thousand directories of its own."""
     data = b"".join(
-        pax((b"path", b"%04d/" % number + b"a/" * 2000 + b"x")) + file(b"x")
-        for number in range(100)
+        pax((b"path", b"%04d/" % number + b"a/" * 2000 + b"x")) + file(b"x") for number in range(50)
     )
     with pytest.raises(Corrupt, match="no member speaks of"):
         tree_of(place, data + END)
 
 
 def test_bytes_of_a_bomb_are_never_held(place: Path) -> None:
-    """16 GiB of holes and 1 GiB of zeros."""
+    """16 GiB of holes and 256 MiB of zeros."""
     size = 16 << 30
     head = pax(
         (b"GNU.sparse.major", b"1"),
@@ -413,8 +410,8 @@ def test_bytes_of_a_bomb_are_never_held(place: Path) -> None:
 
     def blocks() -> Iterator[bytes]:
         yield head + file(b"hole", padded(b"1\n0\n0\n"))
-        yield block(b"zeros", size=base256(1 << 30, 12))
-        for _ in range(1 << 10):
+        yield block(b"zeros", size=base256(1 << 28, 12))
+        for _ in range(1 << 8):
             yield zeros
         yield END
 
@@ -422,5 +419,5 @@ def test_bytes_of_a_bomb_are_never_held(place: Path) -> None:
     with Tree(str(place)) as tree:
         unpack(TarReader(Source(blocks(), "test.tar")), tree, Parameters(), Gone())
         found = {item.path: item.size for item in tree.entries()}
-    assert found == {b"": 0, b"hole": size, b"zeros": 1 << 30}
+    assert found == {b"": 0, b"hole": size, b"zeros": 1 << 28}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000

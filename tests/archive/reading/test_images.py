@@ -283,6 +283,9 @@ BAD = {
     ),
     "a layer cut short": lambda: tarred(layout([gzip.compress(LOWER)[:-9]])),
     "a layer that is no tar": lambda: tarred(layout([b"x" * 1000])),
+    "a digest of another kind": lambda: damaged(
+        layout([LOWER]), lambda f: f.update({"index.json": b'{"manifests": [{"digest": "md5:0"}]}'})
+    ),
     "a digest that leads out": lambda: damaged(
         layout([LOWER]),
         lambda f: f.update(
@@ -307,7 +310,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_images(store: Store, name: str) -> None:
-    with pytest.raises(Corrupt) as caught:
+    with pytest.raises(Corrupt, match="too long" if "endless" in name else None) as caught:
         bring(store, BAD[name]())
     assert "\n" not in str(caught.value)
     assert store.images() == []
