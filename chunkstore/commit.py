@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from chunkstore import fsio
-from chunkstore.errors import Corrupt, LocalError, NotFound, Usage, local_errors
+from chunkstore.errors import LocalError, NotFound, Usage, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects import delta, manifest
 from chunkstore.objects.chunker import Parameters
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from chunkstore.storage.deltas import DeltaReport
 
 _SHOWN_ERRORS: Final = 5
-_WORTH_DELTAS: Final = 256 * 1024
-"""Bytes that have to be new before it is asked what they come from."""
 Remark = tuple[bytes, str]
 """A path and what is to be said about it."""
 
@@ -225,15 +223,12 @@ class _Worktree:
         )
 
     def _deltas(self, published: Resolved, written: Written) -> DeltaReport | None:
-        """Write delta packs, if that may pay. They are a hint: trouble with them is none."""
-        if self.parent is None or written.raw < _WORTH_DELTAS:
+        """Write delta packs, if that may pay."""
+        if self.parent is None or not written.raw:
             return None
-        from chunkstore.storage.deltas import write_deltas
+        from chunkstore.storage.deltas import try_deltas
 
-        with suppress(OSError, LocalError, Corrupt, NotFound):
-            packs = [new.id for new in written.packs]
-            return write_deltas(self.store, published, self.parent, packs)
-        return None
+        return try_deltas(self.store, published, self.parent, written)
 
     def status(self) -> tuple[list[delta.Difference], list[Remark]]:
         sink = _Weighed()

@@ -26,6 +26,7 @@ from chunkstore.objects.entry import change_letter
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import BASE, LATEST, Spec, check_name
 from chunkstore.progress import Progress
+from chunkstore.storage.deltas import DeltaReport, try_deltas
 from chunkstore.storage.repository import Resolved
 from chunkstore.storage.store import Store
 from chunkstore.storage.writer import Written
@@ -35,13 +36,17 @@ NOTHING_WRITTEN = Written([], 0, 0, 0)
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of one archive. `version` is the image's latest with it, new or not."""
+    """What became of one archive. `version` is the image's latest with it, new or not.
+
+    `deltas` is what was written besides for nodes that are one version behind.
+    """
 
     archive: ArchiveReport
     version: Resolved
     is_new: bool
     changes: Counter[str]
     written: Written
+    deltas: DeltaReport | None
 
 
 def import_archives(
@@ -135,14 +140,16 @@ def _publish(
     reports = []
     for report, root, written, uses in read:
         if latest is not None and root.digest == latest.version.root.digest:
-            reports.append(ImportReport(report, latest, False, Counter(), NOTHING_WRITTEN))
+            reports.append(ImportReport(report, latest, False, Counter(), NOTHING_WRITTEN, None))
             continue
         first = [BASE] if latest is None else []
         changes = _changes(store, latest, root)
         version = Version(root, latest.id if latest else b"", now, message)
         version_id = store.publish(image, version, uses, tags=first, now=now)
-        latest = Resolved(version_id, version)
-        reports.append(ImportReport(report, latest, True, changes, written))
+        published = Resolved(version_id, version)
+        deltas = try_deltas(store, published, latest, written) if latest is not None else None
+        latest = published
+        reports.append(ImportReport(report, latest, True, changes, written, deltas))
     if latest is not None and tags:
         length = len(latest.version.encode())
         store.change_ref(image, [Tag(tag, latest.id, length) for tag in tags], now=now)

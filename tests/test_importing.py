@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import subprocess
 import tempfile
 import time
@@ -172,6 +173,19 @@ def test_what_is_known_is_not_stored_again(store: Store) -> None:
     # The nodes of the manifest, and nothing of the content.
     assert report.written.chunks == 1
     assert report.changes == Counter({"A": 1})
+
+
+def test_a_diff_is_written_for_nodes_one_version_behind(place: Path) -> None:
+    store = stores.make_store(place / "store", chunker=None)
+    old = bytearray(random.Random(5).randbytes(3_000_000))
+    first = folder() + file(b"./lib", bytes(old)) + END
+    for place_ in range(0, len(old), 30_000):
+        old[place_] ^= 1
+    one, two = bring(store, first, file(b"./lib", bytes(old)) + END)
+    assert one.deltas is None
+    assert two.deltas is not None
+    assert two.deltas.stored < 0.2 * two.deltas.plain
+    assert verify_store(store).problems == ()
 
 
 def test_order_makes_no_difference(store: Store) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chunkstore import fsio
-from chunkstore.errors import local_errors
+from chunkstore.errors import Corrupt, LocalError, NotFound, local_errors
 from chunkstore.objects import chunklist, delta, deltapack
 from chunkstore.objects.codec import MAX_FRAME
 from chunkstore.objects.deltapack import DeltaFrame
@@ -30,12 +31,15 @@ from chunkstore.storage.predecessors import Succession, successions
 from chunkstore.storage.repository import Resolved
 from chunkstore.storage.store import Store
 from chunkstore.storage.threads import Threads
+from chunkstore.storage.writer import Written
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 LEAST_GAIN: Final = 256 * 1024
 """Bytes an update has to become smaller by, for delta packs to be written at all."""
+_WORTH_ASKING: Final = 256 * 1024
+"""Bytes that have to be new before it is asked what they come from."""
 _WORTHWHILE: Final = 0.8
 """Part of its plain size that a frame may have at most."""
 _AROUND: Final = 256 * 1024
@@ -66,6 +70,18 @@ class _Group:
     raw: int = 0
     base: int = 0
     plain: float = 0.0
+
+
+def try_deltas(store: Store, new: Resolved, old: Resolved, written: Written) -> DeltaReport | None:
+    """`write_deltas` for what a writer stored, if that may pay.
+
+    They are a hint: trouble with them is none.
+    """
+    if written.raw < _WORTH_ASKING:
+        return None
+    with suppress(OSError, LocalError, Corrupt, NotFound):
+        return write_deltas(store, new, old, [pack.id for pack in written.packs])
+    return None
 
 
 def write_deltas(

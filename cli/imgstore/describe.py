@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from chunkstore.objects import entry as kinds
 from chunkstore.objects.entry import DEVICE, SYMLINK, Entry, change_letter
 from chunkstore.objects.names import printable
-from imgstore.output import counted, json_path, local_time, mode_text, short, utc
+from imgstore.output import counted, human, json_path, local_time, mode_text, short, utc
 
 if TYPE_CHECKING:
     from chunkstore.objects.delta import Difference
     from chunkstore.objects.documents import Ref
+    from chunkstore.storage.deltas import DeltaReport
     from chunkstore.storage.repository import Resolved
     from chunkstore.worktree.installed import Layer
     from chunkstore.worktree.restore import Shortfalls
@@ -138,6 +139,26 @@ def in_words(counts: Mapping[str, int]) -> str:
         "removed": counts.get("D", 0),
     }
     return ", ".join(f"{number:,} {word}" for word, number in said.items() if number)
+
+
+def delta_words(deltas: DeltaReport | None) -> str:
+    """What nodes one version behind can have instead of plain frames, to stand behind the rest."""
+    if deltas is None:
+        return ""
+    stored, plain = human(deltas.stored), human(deltas.plain)
+    return f"; for nodes one version behind {stored} instead of {plain}"
+
+
+def delta_document(deltas: DeltaReport | None) -> dict[str, int] | None:
+    """The same for JSON."""
+    if deltas is None:
+        return None
+    return {
+        "chunks": deltas.chunks,
+        "bytes": deltas.raw,
+        "stored_bytes": deltas.stored,
+        "plain_bytes": deltas.plain,
+    }
 
 
 def shortfall_lines(shortfalls: Shortfalls) -> list[str]:

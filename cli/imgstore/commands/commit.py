@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from chunkstore.commit import CommitReport, commit
 from chunkstore.errors import Usage
 from chunkstore.objects.names import check_name, printable
-from imgstore.describe import LETTERS, in_words
+from imgstore.describe import LETTERS, delta_document, delta_words, in_words
 from imgstore.output import Output, counted, human, json_path, short, utc
 from imgstore.specs import one_image
 from imgstore.stores import open_or_create
@@ -55,27 +55,11 @@ def _text(image: str, report: CommitReport) -> str:
     if not report.is_new:
         return f"{image}: nothing changed since {name}"
     packs = f" in {counted(report.packs, 'pack')}" if report.packs else ""
-    deltas = ""
-    if report.deltas is not None:
-        stored, plain = human(report.deltas.stored), human(report.deltas.plain)
-        deltas = f"; for nodes one version behind {stored} instead of {plain}"
     return (
         f"{image} {name}: {in_words(report.changes) or 'the same paths'}; "
         f"{counted(report.chunks, 'new chunk')}, {human(report.raw)} "
-        f"({human(report.stored)} stored){packs}{deltas}"
+        f"({human(report.stored)} stored){packs}{delta_words(report.deltas)}"
     )
-
-
-def _deltas(report: CommitReport) -> dict[str, int] | None:
-    """What nodes one version behind can have instead of plain frames."""
-    if report.deltas is None:
-        return None
-    return {
-        "chunks": report.deltas.chunks,
-        "bytes": report.deltas.raw,
-        "stored_bytes": report.deltas.stored,
-        "plain_bytes": report.deltas.plain,
-    }
 
 
 def _document(store: Store, image: str, directory: str, report: CommitReport) -> dict[str, object]:
@@ -95,7 +79,7 @@ def _document(store: Store, image: str, directory: str, report: CommitReport) ->
         "new_bytes": report.raw,
         "stored_bytes": report.stored,
         "packs": report.packs,
-        "deltas": _deltas(report),
+        "deltas": delta_document(report.deltas),
         "warnings": [
             {"path": json_path(path), "reason": reason} for path, reason in report.warnings
         ],

@@ -11,7 +11,7 @@ from chunkstore.errors import Usage
 from chunkstore.importing import ImportReport, import_archives
 from chunkstore.objects.names import check_name
 from imgstore.accounts import account
-from imgstore.describe import LETTERS, in_words
+from imgstore.describe import LETTERS, delta_document, delta_words, in_words
 from imgstore.output import Output, counted, human, short, utc
 from imgstore.specs import one_image, one_version
 from imgstore.stores import open_or_create
@@ -77,7 +77,7 @@ def _text(image: str, report: ImportReport) -> str:
         f"{archive.name}: {read}; {image} {name}: "
         f"{in_words(report.changes) or 'the same paths'}; "
         f"{counted(written.chunks, 'new chunk')}, {human(written.raw)} "
-        f"({human(written.stored)} stored){packs}"
+        f"({human(written.stored)} stored){packs}{delta_words(report.deltas)}"
     )
 
 
@@ -113,4 +113,5 @@ def _archive_document(report: ImportReport) -> dict[str, Any]:
         "new_bytes": written.raw,
         "stored_bytes": written.stored,
         "packs": len(written.packs),
+        "deltas": delta_document(report.deltas),
     }
