@@ -335,6 +335,18 @@ def test_a_directory_that_leads_out(store: Store, place: Path) -> None:
         bring(store, path)
 
 
+@pytest.mark.parametrize("name", ["md5:0", "sha256:0", "../../../outside:x"])
+def test_a_digest_that_is_none(store: Store, place: Path, name: str) -> None:
+    """Also where there is a file of that name."""
+    path = unpacked(layout([LOWER]), place)
+    blob = path / "blobs" / name.replace(":", "/")
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(b"{}")
+    (path / "index.json").write_text(json.dumps({"manifests": [{"digest": name}]}))
+    with pytest.raises(Corrupt, match="is no digest"):
+        bring(store, path)
+
+
 def test_a_tree_that_looks_like_an_image(store: Store) -> None:
     """Names that could be those of an image, and then one that could not: nothing is lost."""
     files = {
