@@ -7,6 +7,7 @@ import io
 import os
 import random
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,19 @@ def test_bytes_do_not_depend_on_threads_or_writes(form: str, level: int) -> None
         for cut in (10_007, 2**20, len(PAYLOAD))
     }
     assert len(results) == 1
+
+
+@pytest.mark.parametrize(("level", "allowed"), [(None, 1.1), (6, 1.0), (9, 1.0)])
+def test_it_is_as_small_as_gzip_makes_it(level: int | None, allowed: float) -> None:
+    # What systems are full of, and not of our making: the standard library's sources.
+    folder = Path(os.__file__).parent
+    data = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    data += Path(sys.executable).resolve().read_bytes()[: 4 * 2**20]
+    out = io.BytesIO()
+    with open_sink(out, "tar.gz", level=level) as sink:
+        sink.write(data)
+    theirs = len(gzip.compress(data, 6))
+    assert len(out.getvalue()) <= allowed * theirs
 
 
 @pytest.mark.parametrize("form", LEVELS)
