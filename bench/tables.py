@@ -221,18 +221,20 @@ def machine_text(described: dict[str, Any], trees: dict[str, dict[str, int]], ru
         f"{described['cpu']}, {described['cores']} cores, {described['memory_mb'] / 1000:.0f} GB; "
         f"Linux {described['kernel']}, {described['file_system']}; Python {described['python']}. "
         f"Load when it began {described['load'][0]}, medians of {runs} "
-        f"{'run' if runs == 1 else 'runs'}. {programs}.\n\n"
-        "| tree | entries | files | MB |\n| --- | ---: | ---: | ---: |\n"
+        f"{'run' if runs == 1 else 'runs'}. {programs}.\n"
     )
+    if not trees:
+        return text
+    text += "\n| tree | entries | files | MB |\n| --- | ---: | ---: | ---: |\n"
     return text + "".join(
         f"| {name} | {count['entries']:,} | {count['files']:,} | {count['bytes'] / MB:,.0f} |\n"
         for name, count in trees.items()
     )
 
 
-def write_between_markers(page: Path, text: str) -> None:
+def write_between_markers(page: Path, text: str, markers: tuple[str, str] = MARKERS) -> None:
     """Replace what stands between the markers of a page. Raises `ValueError` without them."""
-    begin, end = MARKERS
+    begin, end = markers
     old = page.read_text()
     before, _, rest = old.partition(begin)
     _, found, after = rest.partition(end)
