@@ -21,7 +21,7 @@ from chunkstore.storage.polling import poll
 STRIKES: Final = 3
 """So often a place may fail or be wrong before it comes last."""
 
-_SPREAD: Final = "packs/"
+_SPREAD: Final = (".pack", ".idx")
 _REMEMBERED: Final = 4096
 Part = tuple[str, int, int]
 _T = TypeVar("_T")
@@ -138,7 +138,7 @@ class MirrorReader:
             ]
             if not left:
                 return None
-            is_spread = name.startswith(_SPREAD)
+            is_spread = name.endswith(_SPREAD)
             best = min(
                 left,
                 key=lambda source: (source.is_bad, source.load if is_spread else (), source.number),
