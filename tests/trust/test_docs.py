@@ -28,7 +28,10 @@ def test_every_row_names_a_test_that_is_there() -> None:
             assert (PROJECT / "tests" / name).is_file(), name
 
 
-@pytest.mark.parametrize("topic", ["rollback", "freeze", "mix and match", "quoting", "wrong keys"])
+TOPICS = ["rollback", "freeze", "mix and match", "quoting", "wrong keys", "endless", "fast forward"]
+
+
+@pytest.mark.parametrize("topic", [*TOPICS, "keys that are stolen"])
 def test_the_topics_it_names_are_headings_there(topic: str) -> None:
     assert topic in TEXT
     attacks = (PROJECT / "tests/trust/test_attacks.py").read_text()
