@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from chunkstore import fsio
 from chunkstore.errors import Conflict, Corrupt, LocalError, NotFound, Untrusted, local_errors
 from chunkstore.objects import documents
+from chunkstore.objects.digest import SIZE, statement_digest
 from chunkstore.objects.documents import MAX_COUNTER, Ref, Settings
 from chunkstore.objects.envelope import Envelope
 from chunkstore.storage import layout
@@ -51,6 +53,7 @@ class Authority:
         self._path = os.path.join(local, _ROOT)
         self._settings = settings
         self.signers = tuple(signers)
+        self._checked = os.path.join(local, "checked")
         self._believed: set[bytes] = set()
 
     @property
@@ -158,13 +161,39 @@ class Authority:
         if ref.image != image or ref.store_id != self._settings.store_id:
             where = layout.ref(image)
             raise Corrupt(f"ref of image {image}: belongs to another image or store", where=where)
-        if self.is_signed and data not in self._believed:
+        if self.is_signed and data not in self._believed and not self._was_checked(image, data):
             root = self.root().root
             if ref.root == root.version + 1:
                 root = check_next(root, self.served(ref.root))
             refs.check_signature(ref, envelope, root)
-            self._believed.add(data)
+            self._note_checked(image, data)
         return ref
+
+    # Checking a signature takes no time, but loading what checks it is a tenth of a commit that
+    # finds nothing to do. So the last ref that was good is remembered, beside the root by which it
+    # was: whoever could write there could write another root as well.
+
+    def _was_checked(self, image: str, data: bytes) -> bool:
+        try:
+            with open(os.path.join(self._checked, image), "rb") as file:
+                return file.read(SIZE + 1) == self._mark(data)
+        except OSError:
+            return False
+
+    def _note_checked(self, image: str, data: bytes) -> None:
+        self._believed.add(data)
+        # A hint, which a power cut may take.
+        with suppress(OSError):
+            os.makedirs(self._checked, mode=0o700, exist_ok=True)
+            temporary = os.path.join(self._checked, fsio.fresh_name())
+            with open(temporary, "xb") as file:
+                file.write(self._mark(data))
+            os.rename(temporary, os.path.join(self._checked, image))
+
+    def _mark(self, data: bytes) -> bytes:
+        """Stands for a ref that is good by the root that counts. Raises `OSError`."""
+        with open(self._path, "rb") as file:
+            return statement_digest(file.read(MAX_ROOT + 1) + data)
 
     def sealed(self, ref: Ref, *, now: int) -> tuple[Ref, bytes]:
         """The ref that follows `ref`, under the next sequence number, and its bytes.
@@ -184,7 +213,7 @@ class Authority:
         )
         envelope = refs.sign_ref(following, self.online(root))
         data = documents.encode_ref(envelope)
-        self._believed.add(data)
+        self._note_checked(following.image, data)
         return following, data
 
     def _after(self, ref: Ref, root: int) -> int:

@@ -406,3 +406,40 @@ def test_what_the_command_line_says_and_how_it_ends(tmp_path: Path) -> None:
         assert imgstore("pull", "-q", "--insecure", f"{plain}/web", node).err != ""
     assert imgstore("--store", plain, "refresh").code == 2
     assert imgstore("pull", "--insecure", "--trust-first", f"{plain}/web", node).code == 2
+
+
+def test_a_ref_that_was_good_is_not_checked_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+    real = check_signature
+
+    def counted(*arguments: object) -> None:
+        checked.append(arguments)
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("chunkstore.trust.refs.check_signature", counted)
+    memory = Path(store.local, "checked/web")
+
+    def read() -> int:
+        """How many signatures it takes to read the ref, for who comes anew."""
+        checked.clear()
+        with Store(store.root) as anew:
+            anew.ref("web")
+        return len(checked)
+
+    assert read() == 0  # it was signed here
+    memory.unlink()
+    assert (read(), read()) == (1, 0)
+    memory.write_bytes(b"something else")
+    assert (read(), read()) == (1, 0)
+    # Another root makes what was good by the old one worth another look.
+    keys.rotate(store, keys.ONLINE, now=NOW + 1)
+    good = raw(store)
+    memory.unlink()
+    assert (read(), read()) == (1, 0)
+    Path(store.root, layout.ref("web")).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(Untrusted):
+        read()
+    Path(store.root, layout.ref("web")).write_bytes(good)
+    assert read() == 0
