@@ -19,15 +19,18 @@ import os
 import struct
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import zstandard
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
 from chunkstore.errors import Usage
+from chunkstore.storage.threads import Threads
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 LEVELS: Final = {"tar.gz": range(10), "tar.zst": range(1, 20), "tar": range(1)}
 DEFAULT_LEVELS: Final = {"tar.gz": 3, "tar.zst": 3, "tar": 0}
@@ -80,20 +83,19 @@ def open_sink(
         yield zstd
         zstd.finish()
     else:
-        with ThreadPoolExecutor(threads, "gzip") as pool:
+        pool = Threads(threads, "gzip")
+        try:
             gzip = _Gzip(file, level, pool, threads)
-            try:
-                yield gzip
-                gzip.finish()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+            yield gzip
+            gzip.finish()
+        finally:
+            pool.close()
 
 
 class _Gzip:
     """One gzip member, compressed in blocks by a pool of threads."""
 
-    def __init__(self, file: Sink, level: int, pool: ThreadPoolExecutor, threads: int) -> None:
+    def __init__(self, file: Sink, level: int, pool: Threads, threads: int) -> None:
         self._file = file
         self._level = level
         self._pool = pool
@@ -122,6 +124,9 @@ class _Gzip:
         if len(self._blocks) >= self._limit:
             self._pass_on()
         self._blocks.append(self._pool.submit(_deflate, block, self._dictionary, self._level))
+        self._note(block)
+
+    def _note(self, block: bytes) -> None:
         self._dictionary = block[-_WINDOW:]
         self._checksum = isal_zlib.crc32(block, self._checksum)
         self._length += len(block)
@@ -131,10 +136,15 @@ class _Gzip:
 
     def finish(self) -> None:
         """Compress the rest and end the member."""
+        rest = b""
         if self._held:
-            self._compress(b"".join(self._parts))
+            # Here, since nothing comes after it: most differences are so small that this is all.
+            block = b"".join(self._parts)
+            rest = _deflate(block, self._dictionary, self._level)
+            self._note(block)
         while self._blocks:
             self._pass_on()
+        self._file.write(rest)
         self._file.write(_LAST_BLOCK + _TRAILER.pack(self._checksum, self._length % 2**32))
 
 

@@ -9,16 +9,19 @@ to `stream`, and images for container tools to `oci`.
 
 from __future__ import annotations
 
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from chunkstore import fsio
 from chunkstore.archive import compression, selection
 from chunkstore.errors import Usage, local_errors
 from chunkstore.export.output import Counted, replacing
 from chunkstore.export.report import ExportReport
-from chunkstore.export.stream import Base, Stream, Tree
+from chunkstore.export.stream import Stream, Tree
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.storage.store import Store
+
+if TYPE_CHECKING:
+    from chunkstore.export.stream import Base
 
 __all__ = ["DELETIONS", "SIDECAR", "ExportReport", "export", "sidecar_name"]
 

@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from chunkstore.archive import dumpdir, selection, sparse, whiteout
 from chunkstore.archive.compression import Sink
 from chunkstore.archive.selection import Removal, Revisit, Step
 from chunkstore.archive.tar import TarWriter
-from chunkstore.export.tarball import Tarball
 from chunkstore.objects import chunklist, delta, manifest
 from chunkstore.objects.children import children
 from chunkstore.objects.delta import Difference
@@ -31,8 +30,12 @@ from chunkstore.worktree.content import FileContents
 
 Tree = Version | Layered
 """What can be written."""
-Base = Version | Layered | Tarball
-"""What it can be compared with."""
+if TYPE_CHECKING:
+    # Reading archives takes longer to import than a small difference takes to write.
+    from chunkstore.export.tarball import Tarball
+
+    Base = Version | Layered | Tarball
+    """What it can be compared with."""
 
 
 def tree_id(tree: Tree) -> str:
@@ -72,10 +75,10 @@ class Stream:
         """Write the archive; returns the number of its members."""
         with self._store.chunks() as nodes, self._store.chunks() as chunks:
             load = loader(self.version, nodes.get)
-            if isinstance(self.base, Tarball):
-                load = self.base.over(load)
-            elif self.base is not None:
+            if isinstance(self.base, Version | Layered):
                 load = loader(self.base, load)
+            elif self.base is not None:
+                load = self.base.over(load)
             contents = FileContents(self._members(load), chunks, load)
             return self._write(contents, sink, load)
 
@@ -111,7 +114,7 @@ class Stream:
 
     def _differences(self, base: Base, load: manifest.Load) -> Iterable[Difference]:
         found = delta.diff(base.root, self.version.root, load)
-        return base.as_told(found) if isinstance(base, Tarball) else found
+        return found if isinstance(base, Version | Layered) else base.as_told(found)
 
     def _tell(self, steps: Iterable[Step]) -> Iterator[Step]:
         """The same steps, removals noted."""

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from chunkstore.errors import Usage, local_errors
 from chunkstore.export import SIDECAR, ExportReport, export
-from chunkstore.export.oci import export_image
-from chunkstore.export.stream import Base
-from chunkstore.export.tarball import Tarball, open_tarball
 from chunkstore.objects.names import parse_layers
 from chunkstore.storage.layers import Layered, resolve_layers
 from imgstore.output import Output, counted, human, short
@@ -21,6 +18,7 @@ from imgstore.specs import layered_id, layered_image, layered_short
 from imgstore.stores import open_store
 
 if TYPE_CHECKING:
+    from chunkstore.export.stream import Base
     from chunkstore.storage.store import Store
 
 _ENDS: Final = {
@@ -54,6 +52,8 @@ def run(options: Namespace, output: Output) -> int:
         if base_specs is not None:
             base = resolve_layers(store, base_specs)
         elif options.base is not None:
+            from chunkstore.export.tarball import open_tarball
+
             with output.progress("read the base") as progress:
                 base = stack.enter_context(open_tarball(store, options.base, progress=progress))
         report = _export(options, output, store, found, base)
@@ -82,10 +82,12 @@ def _export(
 ) -> ExportReport:
     with output.progress("export") as progress:
         if options.format == _IMAGE:
-            if isinstance(base, Tarball):
+            from chunkstore.export.oci import export_image
+
+            if base is not None and not isinstance(base, Layered):
                 raise Usage(
-                    f"{base.path} is no layer that could be taken over: import it as an image, and "
-                    "name that as the base"
+                    f"{options.base} is no layer that could be taken over: import it as an image, "
+                    "and name that as the base"
                 )
             return export_image(
                 store,
