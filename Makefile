@@ -29,7 +29,7 @@ campaign: $(READY)
 # The exact versions of all dependencies, with their hashes.
 lock:
 	$(BIN)/python -m piptools compile --quiet --strip-extras --generate-hashes --no-emit-index-url \
-	    --no-emit-find-links --extra serve --extra dev --output-file requirements.lock pyproject.toml
+	    --no-emit-find-links --extra serve --extra swarm --extra dev --output-file requirements.lock pyproject.toml
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imgstore needs Python 3.11 or later: make PYTHON=python3.11")'

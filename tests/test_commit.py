@@ -591,12 +591,15 @@ def test_each_object_is_written_before_what_names_it(
     kinds = [kind(name) for name in Recording.log]
     packs = kinds.count("pack")
     assert packs > 2
-    assert kinds == ["pack", "idx"] * packs + ["versions", "locate", "images"]
+    assert kinds == ["pack", "idx", "torrent"] * packs + ["versions", "locate", "images"]
     settle()
     Recording.log.clear()
     (tree / "large").write_bytes(b"other")
     record(store, tree)
-    assert [kind(name) for name in Recording.log] == ["pack", "idx", "versions", "locate", "images"]
+    assert [kind(name) for name in Recording.log] == [
+        *("pack", "idx", "torrent"),
+        *("versions", "locate", "images"),
+    ]
 
 
 @trees.needs("strace")
@@ -645,7 +648,7 @@ assert stores.record(Store(sys.argv[1]), Path(sys.argv[2])).is_new
         assert ("sync", source) in events[:number], f"{target} was renamed before it was durable"
         after = events[number + 1]
         assert after == ("sync", os.path.dirname(target)), f"{target} is not durable: {after}"
-    assert names == ["pack", "idx", "versions", "locate", "images"]
+    assert names == ["pack", "idx", "torrent", "versions", "locate", "images"]
 
 
 # Trouble

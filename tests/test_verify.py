@@ -17,7 +17,7 @@ from support.trees import needs
 
 from chunkstore import gc, tags
 from chunkstore.errors import ChunkstoreError, LocalError
-from chunkstore.objects import chunklist, documents, manifest
+from chunkstore.objects import chunklist, documents, manifest, torrent
 from chunkstore.objects.codec import RAW
 from chunkstore.objects.digest import chunk_digest, pack_hasher
 from chunkstore.objects.documents import PackUse, Version
@@ -290,7 +290,7 @@ def test_every_object_of_another_length_is_found(
 
 def test_every_missing_object_is_found_by_name(copy: Store) -> None:
     for name in objects(copy):
-        if name == layout.SETTINGS:
+        if name == layout.SETTINGS or name.endswith(".torrent"):
             continue
         path = path_of(copy, name)
         before = path.read_bytes()
@@ -299,6 +299,23 @@ def test_every_missing_object_is_found_by_name(copy: Store) -> None:
         assert name in found, name
         assert "missing" in found[name].what
         path.write_bytes(before)
+
+
+def test_a_store_without_torrents_is_sound(copy: Store) -> None:
+    torrents = [name for name in objects(copy) if name.endswith(".torrent")]
+    assert len(torrents) == len(list(copy.packs()))
+    for name in torrents:
+        path_of(copy, name).unlink()
+    assert verify_store(copy).problems == ()
+
+
+def test_a_torrent_of_other_bytes_is_found(copy: Store) -> None:
+    pack_id = next(copy.packs())
+    other = torrent.make(pack_id, 5, [b"other"])
+    path_of(copy, layout.torrent(pack_id)).write_bytes(other.encode())
+    found = by_name(verify_store(copy))
+    assert list(found) == [layout.torrent(pack_id)]
+    assert not found[layout.torrent(pack_id)].affected
 
 
 def test_the_index_of_a_missing_pack_tells_what_was_in_it(copy: Store) -> None:

@@ -50,6 +50,11 @@ def index(pack_id: bytes) -> str:
     return f"{PACKS}{pack_id.hex()}.idx"
 
 
+def torrent(pack_id: bytes) -> str:
+    """The torrent of a pack."""
+    return f"{PACKS}{pack_id.hex()}.torrent"
+
+
 def locate(version_id: bytes) -> str:
     """The hint where a version's chunks lie."""
     return f"{LOCATE}{version_id.hex()}"

@@ -2,8 +2,8 @@
 
 Promises: a chunk is stored once; frames stand in the order their chunks came, tree nodes behind
 the content of the same commit, so that a node one version behind reads one run of each. When
-`finish` has returned, the packs and their indexes are durable, packs first. Until then nothing
-refers to them: an abandoned writer leaves garbage that `gc` sweeps, never a dangling name.
+`finish` has returned, the packs, their indexes and torrents are durable, packs first. Until then
+nothing refers to them: an abandoned writer leaves garbage that `gc` sweeps, never a dangling name.
 Memory is the frames under way, plus a few bytes per new chunk.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chunkstore import fsio
 from chunkstore.errors import local_errors
-from chunkstore.objects import codec, pack
+from chunkstore.objects import codec, pack, torrent
 from chunkstore.objects.digest import chunk_digest, pack_hasher
 from chunkstore.objects.pack import Frame
 from chunkstore.storage import layout
@@ -28,6 +28,8 @@ from chunkstore.storage.threads import Threads
 COMPRESSORS: Final = 2
 _MAX_UNDER_WAY: Final = 12
 _MAX_TREE_BYTES: Final = 16 * 1024 * 1024
+
+_READ_BYTES: Final = 1024 * 1024
 
 _MAX_FRAMES: Final = 2**16
 _MAX_CHUNKS: Final = 2**20
@@ -104,9 +106,20 @@ class _PackFile:
         self._append(pack.encode_footer(index))
         self._close()
         pack_id = self._hasher.digest()
+        described = self._torrent(pack_id)
         backend.put_file(layout.pack(pack_id), self.path)
         backend.put(layout.index(pack_id), index)
+        if described is not None:
+            backend.put(layout.torrent(pack_id), described)
         return NewPack(pack_id, pack.Index(self.frames, chunks), self.size, len(index))
+
+    def _torrent(self, pack_id: bytes) -> bytes | None:
+        """How swarms see it. Read again from memory: here only the sealing thread is held up."""
+        if self.size > torrent.MAX_PACK:
+            return None
+        with local_errors("can't read a pack back"), open(self.path, "rb") as file:
+            parts = iter(lambda: file.read(_READ_BYTES), b"")
+            return torrent.make(pack_id, self.size, parts).encode()
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

@@ -2,7 +2,8 @@
 
 Its bytes must hash to its name, its index must parse, and every frame decompress into chunks that
 have their digests. A pack that fails one of these may still hold good chunks; which, is told. The
-`.idx` must be the same bytes as the index in the pack. Memory is a frame and the index, whatever
+`.idx` must be the same bytes as the index in the pack, and its torrent, if it has one, must be of
+these bytes. Memory is a frame and the index, whatever
 the size of the pack; hashing and decompressing release the interpreter lock, so packs are checked
 side by side on threads.
 """
@@ -14,7 +15,7 @@ from itertools import groupby
 from typing import Final
 
 from chunkstore.errors import Corrupt, LocalError, NotFound
-from chunkstore.objects import codec, pack
+from chunkstore.objects import codec, pack, torrent
 from chunkstore.objects.digest import chunk_digest, pack_hasher
 from chunkstore.objects.pack import Frame, Index
 from chunkstore.storage import layout
@@ -29,7 +30,8 @@ _Chunk = tuple[bytes, int, int, int]
 class CheckedPack:
     """What one pack turned out to be.
 
-    `faults` are its own, `hint_fault` is its `.idx`'s, which may just not be there.
+    `faults` are its own, `hint_fault` is its `.idx`'s, which may just not be there, and
+    `torrent_fault` its torrent's.
     `index` says where its chunks are, None when nothing does; `damaged` ones are not as they
     should be. `size` is the bytes read.
     """
@@ -41,11 +43,12 @@ class CheckedPack:
     faults: tuple[str, ...]
     hint_fault: str
     is_without_hint: bool
+    torrent_fault: str
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing is wrong with it."""
-        return not self.faults and not self.hint_fault
+        return not (self.faults or self.hint_fault or self.torrent_fault)
 
 
 def check_pack(store: Repository, pack_id: bytes) -> CheckedPack:
@@ -64,6 +67,7 @@ def check_pack(store: Repository, pack_id: bytes) -> CheckedPack:
         tuple(check.faults),
         check.hint_fault,
         check.is_without_hint,
+        check.torrent_fault,
     )
 
 
@@ -81,9 +85,13 @@ class _Check:
         self.faults: list[str] = []
         self.hint_fault = ""
         self.is_without_hint = False
+        self.torrent_fault = ""
+        self._pieces: torrent.PieceHasher | None = None
 
     def run(self) -> None:
         size = self._store.reader.size(self._name)
+        if 0 < size <= torrent.MAX_PACK:
+            self._pieces = torrent.PieceHasher(size)
         self._read_index()
         if self._take(pack.HEADER.size) != pack.encode_header():
             self.faults.append("its header is damaged")
@@ -99,6 +107,8 @@ class _Check:
                 break
         if self._hasher.digest() != self._id:
             self.faults.append("its bytes do not match its name")
+        elif self._pieces is not None:
+            self._check_torrent(self._pieces.torrent(self._id))
 
     def _take(self, count: int) -> bytes:
         """The next bytes of the pack; fewer where it ends or can't be read."""
@@ -111,6 +121,8 @@ class _Check:
             self.faults.append(damage(error))
             return b""
         self._hasher.update(data)
+        if self._pieces is not None:
+            self._pieces.update(data)
         return data
 
     def _check_frame(self, frame: Frame, chunks: list[_Chunk]) -> int:
@@ -124,6 +136,17 @@ class _Check:
             if chunk_digest(raw[offset : offset + length]) != digest:
                 self.damaged.add(digest)
         return len(chunks)
+
+    def _check_torrent(self, made: torrent.Torrent) -> None:
+        name = layout.torrent(self._id)
+        try:
+            data = self._store.reader.get(name, 0, torrent.MAX_TORRENT + 1)
+            if torrent.parse(data, self._id, name).info != made.info:
+                self.torrent_fault = "is not of the bytes of its pack; delete it"
+        except NotFound:
+            pass  # stores from before have none, and whoever serves the pack makes one
+        except (Corrupt, LocalError) as error:
+            self.torrent_fault = damage(error)
 
     def _read_index(self) -> None:
         """The pack's own index; if it has none, the copy beside it leads to what is left."""

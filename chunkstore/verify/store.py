@@ -138,6 +138,8 @@ class _Verification:
             self._without_hint[checked.id] = checked.hint_fault
         elif checked.hint_fault:
             self._findings.problem(layout.index(checked.id), checked.hint_fault)
+        if checked.torrent_fault:
+            self._findings.problem(layout.torrent(checked.id), checked.torrent_fault)
         self._catalog.forget([checked.id])
         if checked.index is not None:
             self._catalog.learn(checked.id, checked.index, without=checked.damaged)

@@ -36,7 +36,7 @@ from typing import Any
 import msgpack
 from hostile import hostile_cases
 
-from chunkstore.objects import chunklist, codec, deltapack, manifest, pack
+from chunkstore.objects import chunklist, codec, deltapack, manifest, pack, torrent
 from chunkstore.objects import digest as digests
 from chunkstore.objects.chunker import Parameters
 from chunkstore.objects.documents import (
@@ -283,6 +283,7 @@ def good_files() -> dict[str, bytes]:
     hasher.update(packed)
     pack_id = hasher.digest()
 
+    swarm = torrent.make(pack_id, len(packed), [packed])
     settings = Settings(STORE_ID, Parameters(8192, 32768, 131072), "auto")
     version = Version(root, b"", TIME, "the first\nof many: ä")
     version_data = version.encode()
@@ -326,6 +327,7 @@ def good_files() -> dict[str, bytes]:
         f"store/locate/{version_name}": encode_locate(version_id, uses),
         f"store/packs/{pack_name}.pack": packed,
         f"store/packs/{pack_name}.idx": index,
+        f"store/packs/{pack_name}.torrent": swarm.encode(),
         "leaf.bin": leaf,
         "list-node.bin": list_node,
         "inner.bin": inner,
@@ -348,6 +350,7 @@ def good_files() -> dict[str, bytes]:
         },
         "locate": plain(uses),
         "pack": {"id": pack_name, **plain_pack(packed, content)},
+        "torrent": {"info_hash": swarm.info_hash.hex(), **plain(swarm)},
         "leaf": {"ref": plain(root), "level": 0, "records": plain(entries)},
         "list_node": {"level": 0, "records": plain(list(big_list()))},
         "inner": {

@@ -39,6 +39,7 @@ class Golden:
             "locate": f"store/locate/{self.version_id.hex()}",
             "pack": f"store/packs/{self.pack_id.hex()}.pack",
             "index": f"store/packs/{self.pack_id.hex()}.idx",
+            "torrent": f"store/packs/{self.pack_id.hex()}.torrent",
         }
         return (GOLDEN / names.get(name, name)).read_bytes()
 

@@ -20,6 +20,7 @@ from chunkstore.objects import (
     manifest,
     names,
     pack,
+    torrent,
 )
 from chunkstore.objects.chunker import ALGORITHM, Parameters, cut
 from chunkstore.trust import keyfile, keys, root
@@ -98,6 +99,8 @@ LIMITS = {
     "frames of a pack": pack.MAX_FRAMES,
     "chunks of a pack": pack.MAX_CHUNKS,
     "index": pack.MAX_INDEX,
+    "torrent": torrent.MAX_TORRENT,
+    "pack that has a torrent": torrent.MAX_PACK,
     "frames of a pack before the next is begun": pack.TARGET_BYTES,
     "bases of a frame, raw": deltapack.MAX_BASE,
     "frames of a delta pack": deltapack.MAX_FRAMES,
