@@ -1,12 +1,12 @@
 """The HTTP server that `imgstore serve` runs.
 
 It serves the public part of a store directory, read-only, and refuses all the
-rest; see `public` for the exact list of paths. Other routes (tracker, node
-reports, status page) can be added to the same application and share its
-limits. Nodes trust none of this: they check signatures and digests themselves.
+rest; see `public` for the exact list of paths. It is also the tracker of the
+packs' swarms. Other routes (node reports, status page) can be added to the same
+application and share its limits. Nodes trust none of this: they check signatures and digests themselves.
 
 Read on in this order: `run`, `entry`, `guard`, `delivery`, `sendfile`, `files`, `public`,
-`ranges`.
+`ranges`, `tracker`, `torrents`.
 """
 
 from chunkstore.server.entry import Entry
@@ -14,13 +14,16 @@ from chunkstore.server.files import application
 from chunkstore.server.guard import Access, OnRequest
 from chunkstore.server.limits import Limits
 from chunkstore.server.run import Address, base_url, running, serve_forever
+from chunkstore.server.tracker import SERVICE, SwarmService
 
 __all__ = [
+    "SERVICE",
     "Access",
     "Address",
     "Entry",
     "Limits",
     "OnRequest",
+    "SwarmService",
     "application",
     "base_url",
     "running",

@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable
 from io import FileIO
 from typing import Final
 
@@ -28,13 +29,22 @@ PIECE_BYTES: Final = 1 << 20
 
 
 class FileResponse(web.StreamResponse):
-    """A response whose body is a run of bytes of a file, sent by `delivery`."""
+    """A response whose body is a run of bytes of a file, sent by `delivery`.
+
+    `on_end` is called once it is over, whether all of it was sent or not.
+    """
 
     def __init__(self, file: FileIO, span: range, *, status: int, headers: dict[str, str]) -> None:
         """Take over `file`, which is closed after sending."""
         super().__init__(status=status, headers=headers)
         self.file = file
         self.span = span
+        self.on_end: Callable[[], None] = lambda: None
+
+    def end(self) -> None:
+        """Close the file, and tell whoever wants to know."""
+        self.file.close()
+        self.on_end()
 
 
 def delivering(limits: Limits) -> Middleware:
@@ -112,7 +122,7 @@ class _Sending:
             logger.exception("sending %s failed", self._request.raw_path)
         finally:
             if isinstance(self._response, FileResponse):
-                self._response.file.close()
+                self._response.end()
             if not self._complete:
                 self._response.force_close()
                 if self._request.transport is not None:

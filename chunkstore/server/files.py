@@ -29,13 +29,14 @@ from chunkstore.objects.names import NAME
 from chunkstore.server.delivery import FileResponse, delivering, refuse_bodies
 from chunkstore.server.entry import asking
 from chunkstore.server.limits import Limits
-from chunkstore.server.public import DELTA_FILE, DIGEST, PACK_FILE, ROOT_VERSION, PublicTree
+from chunkstore.server.public import DELTA_FILE, DIGEST, ROOT_VERSION, PublicTree
 from chunkstore.server.ranges import (
     UnsatisfiableRangeError,
     none_match,
     range_applies,
     requested_range,
 )
+from chunkstore.server.tracker import SwarmService, Tracker, come_again
 
 _FOREVER: Final = "public, max-age=31536000, immutable"
 _REVALIDATE: Final = "no-cache"
@@ -61,7 +62,9 @@ def application(store_root: Path, limits: Limits, *, token: str = "") -> web.App
     """
     asked = [asking(token)] if token else []
     app = web.Application(middlewares=[delivering(limits), *asked, refuse_bodies])
-    files = _Files(store_root)
+    tracker = Tracker(store_root, SwarmService())
+    tracker.add_routes(app)
+    files = _Files(store_root, tracker)
     app.cleanup_ctx.append(files.lifetime)
     app.router.add_get("/", files.about)
     app.router.add_get("/store.json", files.document)
@@ -69,7 +72,8 @@ def application(store_root: Path, limits: Limits, *, token: str = "") -> web.App
     app.router.add_get(f"/images/{{image:{NAME.pattern}}}/ref", files.document)
     app.router.add_get(f"/roots/{{version:{ROOT_VERSION}}}", files.document)
     app.router.add_get(f"/versions/{{name:{DIGEST}}}", files.immutable)
-    app.router.add_get(f"/packs/{{name:{PACK_FILE}}}", files.immutable)
+    app.router.add_get(f"/packs/{{pack:{DIGEST}}}.pack", files.pack)
+    app.router.add_get(f"/packs/{{name:{DIGEST}}}.idx", files.immutable)
     app.router.add_get(f"/locate/{{name:{DIGEST}}}", files.hint)
     app.router.add_get(f"/deltas/{{name:{DIGEST}}}", files.hint)
     app.router.add_get(f"/deltas/{{name:{DELTA_FILE}}}", files.immutable)
@@ -77,8 +81,9 @@ def application(store_root: Path, limits: Limits, *, token: str = "") -> web.App
 
 
 class _Files:
-    def __init__(self, store_root: Path) -> None:
+    def __init__(self, store_root: Path, tracker: Tracker) -> None:
         self._store_root = store_root
+        self._tracker = tracker
         self._tree: PublicTree
 
     async def lifetime(self, _app: web.Application) -> AsyncIterator[None]:
@@ -107,7 +112,24 @@ class _Files:
         return _from_bytes(request, body, _OCTETS)
 
     async def immutable(self, request: web.Request) -> web.StreamResponse:
+        return self._whole(request, _exact(request))
+
+    async def pack(self, request: web.Request) -> web.StreamResponse:
         path = _exact(request)
+        try:
+            release = await self._tracker.turn(request, request.match_info["pack"])
+        except TimeoutError:
+            return come_again()
+        try:
+            response = self._whole(request, path)
+            if release is not None and isinstance(response, FileResponse):
+                response.on_end, release = release, None
+            return response
+        finally:
+            if release is not None:
+                release()
+
+    def _whole(self, request: web.Request, path: str) -> web.StreamResponse:
         with _http_errors():
             fd, status = self._tree.open(path)
             return _from_file(request, fd, status.st_size, path.rpartition("/")[2], _FOREVER)

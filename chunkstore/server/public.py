@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Final
@@ -29,9 +30,9 @@ from chunkstore.objects.names import NAME
 
 DIGEST: Final = r"[0-9a-f]{64}"
 ROOT_VERSION: Final = r"[1-9][0-9]{0,18}"
-PACK_FILE: Final = DIGEST + r"\.(?:pack|idx|torrent)"
 DELTA_FILE: Final = DIGEST + r"\.(?:pack|idx)"
 
+_PACK: Final = re.compile(f"({DIGEST})\\.pack")
 # O_PATH on a symbolic link would open the link itself; O_DIRECTORY refuses it.
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO planted as a pack must not hang the server in open().
@@ -79,19 +80,27 @@ class PublicTree:
 
     def images(self) -> list[str]:
         """The names of all images that have a ref, sorted."""
+        names = self._names("images")
+        return sorted(name for name in names if NAME.fullmatch(name) and self._has_ref(name))
+
+    def packs(self) -> list[bytes]:
+        """The ids of all packs that are there, in no order."""
+        found = map(_PACK.fullmatch, self._names("packs"))
+        return [bytes.fromhex(match[1]) for match in found if match is not None]
+
+    def _names(self, directory: str) -> list[str]:
         try:
-            directory = os.open(
-                "images", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._root
+            opened = os.open(
+                directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._root
             )
         except OSError as error:
             if error.errno in _ABSENT:
                 return []
             raise
         try:
-            names = os.listdir(directory)
+            return os.listdir(opened)
         finally:
-            os.close(directory)
-        return sorted(name for name in names if NAME.fullmatch(name) and self._has_ref(name))
+            os.close(opened)
 
     def _has_ref(self, image: str) -> bool:
         try:

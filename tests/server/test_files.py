@@ -32,7 +32,6 @@ PUBLIC = [
     f"locate/{SMALL}",
     f"packs/{SMALL}.pack",
     f"packs/{SMALL}.idx",
-    f"packs/{SMALL}.torrent",
     f"packs/{LARGE}.pack",
     f"packs/{EMPTY}.pack",
 ]

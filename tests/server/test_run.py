@@ -259,22 +259,22 @@ def test_routes_can_be_added(serve: Serve) -> None:
         raise RuntimeError("a defect")
 
     async def moved(_request: web.Request) -> web.Response:
-        raise web.HTTPFound("/announce?info=x")
+        raise web.HTTPFound("/report?info=x")
 
     def extend(app: web.Application) -> None:
-        app.router.add_get("/announce", announce)
+        app.router.add_get("/report", announce)
         app.router.add_get("/broken", broken)
         app.router.add_get("/moved", moved)
 
     log: queue.Queue[Access] = queue.Queue()
     client = serve(extend=extend, on_request=log.put)
-    answer = client.ask("/announce?info=abc")
+    answer = client.ask("/report?info=abc")
     assert (answer.status, answer.body) == (200, b"abc")
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     broken_answer = client.ask("/broken")
     assert (broken_answer.status, broken_answer.body) == (500, b"internal error\n")
     moved_answer = client.ask("/moved")
-    assert (moved_answer.status, moved_answer.headers["Location"]) == (302, "/announce?info=x")
+    assert (moved_answer.status, moved_answer.headers["Location"]) == (302, "/report?info=x")
     assert [log.get(timeout=10).status for _ in range(3)] == [200, 500, 302]
 
 
