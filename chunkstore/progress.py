@@ -16,6 +16,10 @@ class Progress(Protocol):
         """So many more files and bytes are done."""
         ...
 
+    def came(self, *, peers: int = 0, server: int = 0, own: int = 0) -> None:
+        """So many more bytes have come: from other nodes, the server, or this node's own files."""
+        ...
+
 
 class Unwatched:
     """Progress nobody looks at."""
@@ -24,4 +28,7 @@ class Unwatched:
         """Say nothing."""
 
     def advance(self, *, files: int = 0, size: int = 0) -> None:
+        """Say nothing."""
+
+    def came(self, *, peers: int = 0, server: int = 0, own: int = 0) -> None:
         """Say nothing."""

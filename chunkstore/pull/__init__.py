@@ -25,7 +25,7 @@ from chunkstore.errors import Conflict, NotFound, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects.names import STATE_DIR, Spec, layers_text
 from chunkstore.progress import Progress, Unwatched
-from chunkstore.pull import hooks
+from chunkstore.pull import crowd, hooks
 from chunkstore.pull.atomic import beside, exchange_back, previous_tree, settle
 from chunkstore.pull.context import Context
 from chunkstore.pull.first import FirstInstallation
@@ -80,14 +80,15 @@ def pull(
     options = options or PullOptions()
     if not options.dry_run and not _has_state(directory):
         require_empty(directory)
-    metered = MeteredReader(reader)
-    report = PullReport()
     watched = progress or Unwatched()
+    metered = MeteredReader(reader, came=lambda count: watched.came(server=count))
+    report = PullReport()
     with local_errors("can't pull"), _opened(directory, options) as (state, tree):
         if state.is_new and not options.dry_run:
             require_empty(directory)
         with (
-            Remote(metered, specs, state) as remote,
+            crowd.joined(metered, options, state, report) as joined,
+            Remote(joined, specs, state) as remote,
             Context(tree, state, remote, options, report, watched) as context,
         ):
             if not options.dry_run:

@@ -14,8 +14,9 @@ from chunkstore.objects.entry import Entry
 from chunkstore.objects.lookup import Lookup
 from chunkstore.pull import hooks
 from chunkstore.pull.context import Context, check_room, require_room, require_writable
-from chunkstore.pull.local import weigh
+from chunkstore.pull.local import frames_of, spans, weigh
 from chunkstore.pull.remote import Remote
+from chunkstore.storage.backend import Foreseeing, foresee
 from chunkstore.worktree.apply import Applier
 from chunkstore.worktree.aside import Aside
 from chunkstore.worktree.compare import same_content
@@ -77,10 +78,12 @@ class FirstInstallation:
         """What a dry run says of it."""
         context, report = self._context, self._context.report
         report.changes = list(self._changes())
-        files = (entry for entry in self._entries() if has_content(entry))
-        chunks = (digest for entry in files for digest, _ in chunks_of(entry, context.load))
-        weigh(context, self._remote, chunks)
+        weigh(context, self._remote, self._chunks())
         report.fetched_chunks, report.fetched_bytes = report.needed_chunks, report.needed_bytes
+
+    def _chunks(self) -> Iterator[bytes]:
+        files = (entry for entry in self._entries() if has_content(entry))
+        return (digest for entry in files for digest, _ in chunks_of(entry, self._context.load))
 
     def _changes(self) -> Iterator[tuple[str, bytes]]:
         return (("A", entry.path) for entry in self._entries())
@@ -95,6 +98,9 @@ class FirstInstallation:
     def _install(self, again: WrittenBefore, *, resume: bool) -> None:
         context = self._context
         present = self._is_present if resume else _is_absent
+        if isinstance(self._remote.reader, Foreseeing):
+            # What an interrupted installation left is read from files; too much said is no harm.
+            foresee(self._remote.reader, spans(frames_of(self._remote, self._chunks())))
         contents = FileContents(
             *(self._entries(), self._remote.chunks, context.load), reuse=again, present=present
         )

@@ -15,6 +15,8 @@ from chunkstore.objects.entry import Entry
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.pull.context import Context
 from chunkstore.pull.remote import CONNECTIONS, Remote
+from chunkstore.storage import layout
+from chunkstore.storage.backend import Span, foresee
 from chunkstore.storage.catalog import FramePlace, Place
 from chunkstore.storage.stage import Stage
 from chunkstore.worktree.content import chunks_of, has_content
@@ -62,6 +64,7 @@ def find_locally(
     report.fetched_bytes = sum(needed[digest] for digest in missing)
     report.local_chunks = report.needed_chunks - report.fetched_chunks
     report.local_bytes = report.needed_bytes - report.fetched_bytes
+    context.progress.came(own=report.local_bytes)
     return missing
 
 
@@ -96,16 +99,36 @@ def _fetch(context: Context, remote: Remote, places: dict[bytes, Place], stage: 
     for digest, place in places.items():
         frames.setdefault(place.frame, []).append((digest, place))
     context.report.moving += sum(frame.stored for frame in frames)
+    foresee(remote.reader, spans(frames))
     stage.fetch(frames, remote.reader, threads=CONNECTIONS)
 
 
 def weigh(context: Context, remote: Remote, chunks: Iterable[bytes]) -> None:
     """Note in the report how many stored bytes fetching these chunks would move."""
+    frames = frames_of(remote, chunks)
+    context.report.moving = sum(frame.stored for frame in frames)
+
+
+def frames_of(remote: Remote, chunks: Iterable[bytes]) -> set[FramePlace]:
+    """The frames that hold these chunks. Raises `NotFound`."""
     frames: set[FramePlace] = set()
     for batch in _batches(chunks):
         assert remote.locator is not None
         frames.update(place.frame for place in remote.locator.places(batch).values())
-    context.report.moving += sum(frame.stored for frame in frames)
+    return frames
+
+
+def spans(frames: Iterable[FramePlace]) -> dict[str, list[Span]]:
+    """Which parts of which packs hold these frames."""
+    found: dict[str, list[Span]] = {}
+    for frame in sorted(frames):
+        parts = found.setdefault(layout.pack(frame.pack), [])
+        stop = frame.offset + frame.stored
+        if parts and parts[-1][1] == frame.offset:
+            parts[-1] = (parts[-1][0], stop)
+        else:
+            parts.append((frame.offset, stop))
+    return found
 
 
 def _batches(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:

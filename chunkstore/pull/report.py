@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from chunkstore.swarm.settings import Figures, SwarmSettings
 from chunkstore.trust.root import Root
 from chunkstore.worktree.hooks import Listener
 from chunkstore.worktree.installed import Layer
@@ -52,6 +53,8 @@ class PullOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     listener: Listener = lambda _hook, _line: None
     """Takes what hooks print."""
+    swarm: SwarmSettings | None = None
+    """How to take packs from other nodes; None for the server alone."""
 
 
 @dataclass
@@ -97,6 +100,8 @@ class PullReport:
     """How the unchanged files came into a tree made beside the old one."""
     hook_error: str = ""
     """What a hook that ran after the change said, when it failed."""
+    swarm: Figures = field(default_factory=Figures)
+    """What came through swarms; `received` is without it."""
 
     @property
     def image(self) -> str:

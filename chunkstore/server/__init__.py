@@ -3,7 +3,8 @@
 It serves the public part of a store directory, read-only, and refuses all the
 rest; see `public` for the exact list of paths. It is also the tracker of the
 packs' swarms. Other routes (node reports, status page) can be added to the same
-application and share its limits. Nodes trust none of this: they check signatures and digests themselves.
+application and share its limits. Nodes trust none of this: they check signatures
+and digests themselves.
 
 Read on in this order: `run`, `entry`, `guard`, `delivery`, `sendfile`, `files`, `public`,
 `ranges`, `tracker`, `torrents`.

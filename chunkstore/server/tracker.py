@@ -127,7 +127,7 @@ class Tracker:
                 self._seed.offer(await self._torrents.of_pack(pack_id))
                 # Where this client reached us, it reaches the seed.
                 first = Peer(_local_address(request), self._seed.port)
-                reply = reply._replace(peers=(first, *reply.peers))
+                reply = reply._replace(peers=(first, *reply.peers), first=first)
         if self._seed is not None:
             reply = reply._replace(seeds=reply.seeds + 1)
         return _bencoded(reply.encode())

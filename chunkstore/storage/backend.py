@@ -7,7 +7,7 @@ number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 
@@ -94,6 +94,28 @@ def abandon(reader: Reader) -> None:
     """Nobody wants what `reader` is at any more; a reader that can't end it goes on."""
     if isinstance(reader, Abandonable):
         reader.abandon()
+
+
+Span = tuple[int, int]
+"""Where bytes of an object begin and end."""
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """What a reader can have besides: other ways to objects of which it knows early enough.
+
+    Call `foresee` below, which takes any reader.
+    """
+
+    def foresee(self, spans: Mapping[str, Sequence[Span]]) -> None:
+        """These parts of these objects will be asked for; a hint, and called once or twice."""
+        ...
+
+
+def foresee(reader: Reader, spans: Mapping[str, Sequence[Span]]) -> None:
+    """Tell a reader what it will be asked for, if it wants to know."""
+    if isinstance(reader, Foreseeing):
+        reader.foresee(spans)
 
 
 @runtime_checkable

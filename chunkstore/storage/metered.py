@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from chunkstore.storage.backend import Reader, abandon, doubt
@@ -16,10 +17,11 @@ class Traffic(NamedTuple):
 
 
 class MeteredReader:
-    """Passes everything on to `inner` and counts."""
+    """Passes everything on to `inner` and counts; `came` is told of bytes as they come."""
 
-    def __init__(self, inner: Reader) -> None:
+    def __init__(self, inner: Reader, came: Callable[[int], None] = lambda _: None) -> None:
         self._inner = inner
+        self._came = came
         self._lock = threading.Lock()
         self._requests = 0
         self._received = 0
@@ -60,3 +62,4 @@ class MeteredReader:
         with self._lock:
             self._requests += 1
             self._received += received
+        self._came(received)

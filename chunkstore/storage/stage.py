@@ -17,7 +17,7 @@ from chunkstore import fsio
 from chunkstore.errors import Corrupt, NotFound, local_errors
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.storage import layout
-from chunkstore.storage.backend import Reader, abandon
+from chunkstore.storage.backend import Reader, abandon, doubt
 from chunkstore.storage.catalog import FramePlace, Place
 from chunkstore.storage.chunks import Range, open_frame, plan_ranges, read_range
 
@@ -88,10 +88,15 @@ class Stage:
         return True
 
     def _fetch_range(self, wanted: Range, needs: Needs, remote: Reader) -> None:
-        parts = read_range(remote, wanted)
-        for frame, stored in parts:
-            _check(open_frame(frame, stored), needs[frame])
-        self.keep(layout.pack(wanted.pack), parts)
+        name = layout.pack(wanted.pack)
+        while True:
+            try:
+                parts = _checked(remote, wanted, needs)
+                break
+            except Corrupt:
+                if not doubt(remote, name, wanted.start, wanted.stop):
+                    raise
+        self.keep(name, parts)
 
     def keep(self, name: str, parts: Iterable[tuple[FramePlace, bytes | memoryview]]) -> None:
         """Write stored frames of one object to their places. Raises `LocalError`."""
@@ -103,6 +108,13 @@ class Stage:
                     fsio.write_at(descriptor, stored, frame.offset)
             finally:
                 os.close(descriptor)
+
+
+def _checked(remote: Reader, wanted: Range, needs: Needs) -> list[tuple[FramePlace, memoryview]]:
+    parts = read_range(remote, wanted)
+    for frame, stored in parts:
+        _check(open_frame(frame, stored), needs[frame])
+    return parts
 
 
 def _check(raw: bytes, chunks: Iterable[tuple[bytes, Place]]) -> None:

@@ -1,8 +1,8 @@
 """What clients and trackers say to each other: BEP 3 with the compact lists of BEP 23 and 7.
 
 Pure. A client's words come as the query of a URL, which holds any bytes; a tracker's are bencoded.
-`rank` is our own addition to a reply, which other clients pass over. Promises: what is not an
-announce ends in `Corrupt`, and a reply is bounded by its bytes.
+`rank` and `first` are our own additions to a reply, which other clients pass over. Promises: what
+is not an announce ends in `Corrupt`, and a reply is bounded by its bytes.
 """
 
 from __future__ import annotations
@@ -71,13 +71,17 @@ class Announce(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a tracker answers. `rank` is the client's place among `leechers`, None if not told."""
+    """What a tracker answers.
+
+    `rank` is the client's place among `leechers`, `first` the store's own seed; None if not told.
+    """
 
     interval: int
     peers: tuple[Peer, ...]
     seeds: int
     leechers: int
     rank: int | None = None
+    first: Peer | None = None
 
     def encode(self) -> bytes:
         """The body of an HTTP reply."""
@@ -91,6 +95,8 @@ class Reply(NamedTuple):
             fields[b"peers6"] = others
         if self.rank is not None:
             fields[b"rank"] = self.rank
+        if self.first is not None:
+            fields[b"first"] = self.first.address + self.first.port.to_bytes(2, "big")
         return bencode.encode(fields)
 
 
@@ -176,13 +182,16 @@ def parse_reply(data: bytes, where: str) -> Reply:
         said = "".join(c if c.isprintable() else "?" for c in refused[:200].decode("latin-1"))
         raise Corrupt(f"{where}: the tracker refuses: {said}", where=where)
     peers = [*_listed(fields.get(b"peers", b""), _V4), *_listed(fields.get(b"peers6", b""), _V6)]
-    rank = fields.get(b"rank")
+    rank, first = fields.get(b"rank"), fields.get(b"first")
+    width = len(first) - 2 if isinstance(first, bytes) else 0
+    found = list(_listed(first, width)) if width in (_V4, _V6) else []
     return Reply(
         interval=_whole(fields.get(b"interval"), 1),
         peers=tuple(peers),
         seeds=_whole(fields.get(b"complete")),
         leechers=_whole(fields.get(b"incomplete")),
         rank=rank if isinstance(rank, int) and rank >= 0 else None,
+        first=found[0] if found else None,
     )
 
 

@@ -17,6 +17,8 @@ from chunkstore.swarm.announce import Announce, Peer, Reply
 
 SECONDS_APART: Final = 20
 """Between two announces of a peer that has nothing new to say."""
+_MEASURED_SECONDS: Final = 2.0
+"""Rates over less than this say nothing."""
 MAX_PEERS: Final = 100
 """Peers told at once; as many connections as one client can make good use of."""
 USUAL_PEERS: Final = 40
@@ -54,6 +56,7 @@ class _Member:
     left: int
     uploaded: int
     seen: float
+    measured: float
     rate: float = 0.0
 
 
@@ -121,12 +124,13 @@ class Crowd:
             if self._hosts[peer.address] >= limits.of_host:
                 raise Full("too many peers at this address")
             self._hosts[peer.address] += 1
-            member = swarm.members[peer] = _Member(said.left, said.uploaded, now)
-        elif now > member.seen and said.event != "started":
-            member.rate = max(said.uploaded - member.uploaded, 0) / (now - member.seen)
+            member = swarm.members[peer] = _Member(said.left, said.uploaded, now, now)
+        elif now - member.measured >= _MEASURED_SECONDS:
+            member.rate = max(said.uploaded - member.uploaded, 0) / (now - member.measured)
+            member.uploaded, member.measured = said.uploaded, now
         if said.event == "completed" and member.left:
             swarm.finished += 1
-        member.left, member.uploaded, member.seen = said.left, said.uploaded, now
+        member.left, member.seen = said.left, now
 
     def _others(self, swarm: _Swarm, peer: Peer, *, is_seed: bool, count: int) -> list[Peer]:
         # Seeds have nothing to say to each other.

@@ -4,6 +4,7 @@
     baseline.sqlite   how the system described each file when it was put there: a cache
     catalog.sqlite    where chunks lie in the remote's packs: a cache
     stage/            frames fetched and not yet used
+    swarm/            packs that came from other nodes, and are given on to others
     new/              files made and not yet renamed into place
     journal           what an update still has to do to the tree
     changes           the paths an update changes, for hooks
@@ -332,6 +333,11 @@ class NodeState:
     def changes(self) -> str:
         """Path of the list of changed paths."""
         return self._path("changes")
+
+    @property
+    def swarm(self) -> str:
+        """Path of the cache for packs of swarms."""
+        return self._path("swarm")
 
     def baseline(self) -> Baseline:
         """How the files of the image looked when they were put there."""

@@ -6,7 +6,9 @@ import re
 from argparse import ArgumentTypeError
 from typing import Final
 
-_RATE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kKMG]?)", re.ASCII)
+_AMOUNT: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kKMG]?)", re.ASCII)
+_TIME: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smh]?)", re.ASCII)
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 _UNITS: Final = {"": 1, "k": 1000, "K": 1000, "M": 1000**2, "G": 1000**3}
 
 
@@ -15,10 +17,26 @@ def parse_rate(text: str) -> float:
 
     Raises `ArgumentTypeError` for less than one byte per second too: it would never end.
     """
-    match = _RATE.fullmatch(text)
+    match = _AMOUNT.fullmatch(text)
     rate = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if rate < 1:
         raise ArgumentTypeError(
             f"{text!r} is no rate: write bytes per second such as 500k or 1.5M, more than 0"
         )
     return rate
+
+
+def parse_size(text: str) -> int:
+    """Bytes: `500M`, `2G`, `64000`, in powers of 1000. Raises `ArgumentTypeError`."""
+    match = _AMOUNT.fullmatch(text)
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is no size: write bytes such as 500M or 2G")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_time(text: str) -> float:
+    """Seconds: `90`, `90s`, `15m`, `2h`. Raises `ArgumentTypeError`."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is no time: write seconds such as 90, or 15m or 2h")
+    return float(match[1]) * _SECONDS[match[2]]

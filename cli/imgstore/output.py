@@ -67,6 +67,11 @@ class Output:
         if not self.quiet:
             warn(text)
 
+    def remark(self, text: str) -> None:
+        """Something only those want to know who ask for it with `-v`; on stderr."""
+        if self.verbose:
+            warn(text)
+
     def error(self, text: str) -> None:
         """Something that failed, on stderr."""
         warn(text)

@@ -49,6 +49,7 @@ class _Bar:
         self._begun = self._drawn = time.monotonic()
         self._files = self._size = 0
         self._all_files = self._all_size = 0
+        self._came = (0, 0, 0)
         self._bar: tqdm[NoReturn] | None = None
 
     def expect(self, *, files: int = 0, size: int = 0) -> None:
@@ -66,6 +67,16 @@ class _Bar:
                 self._drawn = now
                 self._draw()
 
+    def came(self, *, peers: int = 0, server: int = 0, own: int = 0) -> None:
+        """Count where bytes come from, and draw if it is time."""
+        with self._lock:
+            self._came = (self._came[0] + peers, self._came[1] + server, self._came[2] + own)
+        self.advance()
+
+    def _sources(self) -> str:
+        named = zip(("peers", "server", "here"), self._came, strict=True)
+        return ", ".join(f"{human(size)} from {name}" for name, size in named if size)
+
     def _draw(self) -> None:
         if self._bar is None:
             self._bar = self._first()
@@ -76,7 +87,8 @@ class _Bar:
             done = f"{self._files:,} of {counted(self._all_files, 'file')}"
             size = f"{{percentage:.0f}}%, {size} of {human(self._all_size)}"
         last = "{remaining} left" if self._all_size else "{elapsed}"
-        bar.bar_format = f"{{desc}}: {size}, {done}, {{rate_fmt}}, {last}"
+        sources = f", {found}" if (found := self._sources()) else ""
+        bar.bar_format = f"{{desc}}: {size}, {done}, {{rate_fmt}}, {last}{sources}"
         bar.n = self._size
         bar.ncols = _columns()
         bar.refresh()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Final, Protocol
 
-from imgstore.amounts import parse_rate
+from imgstore.amounts import parse_rate, parse_size, parse_time
 from imgstore.verbs_of_trust import (
     add_access,
     add_insecure,
@@ -345,8 +345,84 @@ def _add_moving(verb: Maker) -> None:
     )
     add_insecure(made)
     add_access(made)
+    made.add_argument(
+        "--transport",
+        choices=("auto", "http", "swarm"),
+        default="auto",
+        help="where packs come from: auto (the default) takes what is quicker, http only the "
+        "server, swarm other nodes wherever a pack has a torrent",
+    )
+    made.add_argument(
+        "--cache-size", type=parse_size, metavar="SIZE", help="most bytes kept of what swarms bring"
+    )
+    _add_trackers(made)
+    _add_staging(made)
+    _add_giving(made, "after the pull")
+    made.add_argument("--no-seed", action="store_true", help="give nothing after the pull")
+    _add_peers(made)
     _add_excludes(made)
     _add_applying(made)
+
+
+def _add_trackers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tracker",
+        metavar="URL",
+        dest="trackers",
+        action="append",
+        default=[],
+        help="a tracker of others, instead of the server's own",
+    )
+
+
+def _add_staging(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--staging",
+        metavar="DIR",
+        help="keep what swarms bring in DIR, such as one in memory, not in .imgstore/swarm",
+    )
+
+
+def _add_giving(parser: argparse.ArgumentParser, when: str) -> None:
+    parser.add_argument(
+        "--seed-time", type=parse_time, metavar="TIME", help=f"give for so long {when}: 90, 15m, 2h"
+    )
+    parser.add_argument(
+        "--seed-ratio",
+        type=_ratio,
+        metavar="R",
+        help="give no more than R times what the packs weigh",
+    )
+
+
+def _add_peers(parser: argparse.ArgumentParser) -> None:
+    """Options of every verb that is in swarms."""
+    parser.add_argument(
+        "--limit-upload",
+        type=parse_rate,
+        metavar="RATE",
+        help="give at most RATE bytes per second to other nodes",
+    )
+    parser.add_argument(
+        "--peer-listen",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="take peers at this address of this machine only; repeatable",
+    )
+    parser.add_argument(
+        "--peer-port",
+        metavar="FIRST-LAST",
+        default="6881-6999",
+        help="take peers at the first free port of these; 6881-6999 without it",
+    )
+    parser.add_argument(
+        "--peer-net",
+        metavar="NETWORK",
+        action="append",
+        default=[],
+        help="have to do with peers of this network only, such as 10.0.0.0/8; repeatable",
+    )
 
 
 def _add_applying(parser: argparse.ArgumentParser) -> None:
@@ -395,7 +471,8 @@ def _add_keeping(verb: Maker) -> None:
         "serve",
         "serve --listen 0.0.0.0:8730",
         "serve --listen '[::]:8730' -v",
-        more="Read-only, and only what nodes need. Runs until it is interrupted.",
+        more="Read-only, and only what nodes need. Runs until it is interrupted. It tracks the\n"
+        "swarms of its packs, and is the first seed of each where libtorrent is installed.",
     )
     made.add_argument(
         "--listen",
@@ -411,6 +488,29 @@ def _add_keeping(verb: Maker) -> None:
     made.add_argument(
         "--client-ca", metavar="FILE", help="only for clients with a certificate by one of these"
     )
+    _add_trackers(made)
+    made.add_argument("--no-seed", action="store_true", help="track swarms, but seed none")
+    _add_peers(made)
+    made = verb(
+        "seed",
+        "give packs that came from other nodes to more of them",
+        "seed /srv/node --limit-upload 10M",
+        "seed --stop /srv/node",
+        more="A pull starts this by itself for a while; as a service it stays.",
+    )
+    made.add_argument("directory", metavar="DIR", help="a pulled directory")
+    made.add_argument("--stop", action="store_true", help="end it, and drop what was given")
+    made.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
+    _add_giving(made, "and no longer")
+    _add_staging(made)
+    _add_peers(made)
+    made = verb(
+        "swarm",
+        "list the packs that nodes are exchanging",
+        "swarm http://head:8730",
+        more="What the remote's tracker knows: who has them, who fetches them, how fast.",
+    )
+    made.add_argument("remote", metavar="REMOTE", help="the URL of a server")
     made = verb(
         "verify",
         "check a store to the last bit, or a pulled directory",
@@ -472,6 +572,13 @@ def _percent(text: str) -> float:
     return number
 
 
+def _ratio(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e6:
+        raise ValueError
+    return number
+
+
 def _seconds(text: str) -> float:
     number = float(text)
     if not 0 <= number < 1e9:
@@ -481,4 +588,5 @@ def _seconds(text: str) -> float:
 
 _count.__name__ = "number"  # what argparse calls the kind of value it could not read
 _percent.__name__ = "percentage"
+_ratio.__name__ = "ratio"
 _seconds.__name__ = "number of seconds"

@@ -45,9 +45,10 @@ def test_what_we_say_we_understand(said):
     st.integers(0, 9),
     st.integers(0, 9),
     st.none() | st.integers(0, 99),
+    st.none() | PEERS,
 )
-def test_what_we_answer_we_understand(peers, interval, seeds, leechers, rank):
-    reply = Reply(interval, tuple(peers), seeds, leechers, rank)
+def test_what_we_answer_we_understand(peers, interval, seeds, leechers, rank, first):
+    reply = Reply(interval, tuple(peers), seeds, leechers, rank, first)
     found = parse_reply(reply.encode(), "tracker")
     assert found._replace(peers=()) == reply._replace(peers=())
     assert set(found.peers) == set(peers)

@@ -8,6 +8,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import NoReturn
 
 from chunkstore.errors import TransferError, Untrusted, Usage
@@ -24,6 +25,7 @@ from imgstore.describe import (
     shortfall_lines,
 )
 from imgstore.output import Output, counted, human, json_path, root_document, warn
+from imgstore.peers import swarm_settings
 from imgstore.remotes import remote_reader, without_secrets
 from imgstore.worktrees import exclude_rules
 
@@ -35,10 +37,13 @@ def run(options: Namespace, output: Output) -> int:
 
         def once() -> int:
             with output.progress(f"pull {options.directory}") as progress:
+                swarm = swarm_settings(
+                    options, location, output, lambda count: progress.came(peers=count)
+                )
                 report = pull(
                     *(reader, specs, options.directory),
                     location=location,
-                    options=pull_options(options),
+                    options=replace(pull_options(options), swarm=swarm),
                     progress=progress,
                 )
             return tell(report, options, output, location)
@@ -175,6 +180,12 @@ def _remarks(report: PullReport, *, is_dry: bool) -> Iterable[str]:
 def _text(directory: str, report: PullReport, *, is_dry: bool) -> str:
     name = layers_text(report.layers)
     traffic = f"{human(report.received)} received in {counted(report.requests, 'request')}"
+    if report.swarm.packs:
+        found = report.swarm
+        traffic = (
+            f"{human(found.from_peers)} from peers, {human(found.from_seed)} from the server's "
+            f"seed, {human(found.given)} given; {traffic}"
+        )
     if report.is_recovered and not report.requests:
         return f"{directory} is {name}: an interrupted update was finished"
     if report.is_exchanged:
@@ -222,6 +233,13 @@ def _document(options: Namespace, location: str, report: PullReport) -> dict[str
         "moving_bytes": report.moving,
         "received_bytes": report.received,
         "requests": report.requests,
+        "swarm": {
+            "packs": report.swarm.packs,
+            "from_peers": report.swarm.from_peers,
+            "from_seed": report.swarm.from_seed,
+            "given": report.swarm.given,
+            "banned": list(report.swarm.banned),
+        },
         "shortfalls": shortfall_documents(report.shortfalls),
         "saved": [
             {"path": json_path(path), "place": json_path(place)} for path, place in report.saved

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chunkstore.errors import LocalError, Usage, local_errors
 from imgstore.output import Output, one_line
+from imgstore.peers import session_settings
 from imgstore.remotes import read_token
 from imgstore.stores import open_store
 
 if TYPE_CHECKING:
+    from aiohttp.web import Application
+
     from chunkstore.server import Access, Address
+    from chunkstore.swarm.seed import FirstSeed
 
 
 def run(options: Namespace, output: Output) -> int:
@@ -22,7 +30,7 @@ def run(options: Namespace, output: Output) -> int:
     host, port = _address(options.listen)
     store = open_store(options, output)
     try:
-        from chunkstore.server import Entry, base_url, serve_forever
+        from chunkstore.server import SERVICE, Entry, base_url, serve_forever
     except ModuleNotFoundError as error:
         raise LocalError(
             f"serving needs the Python package {error.name}: pip install 'imgstore[serve]'"
@@ -34,6 +42,11 @@ def run(options: Namespace, output: Output) -> int:
         key=options.tls_key or "",
         authority=options.client_ca or "",
     )
+    seeding = _seeding(options, host, store.root, output)
+
+    def extend(app: Application) -> None:
+        app[SERVICE].trackers = tuple(options.trackers)
+        app[SERVICE].seed = seeding
 
     def ready(addresses: list[Address]) -> None:
         is_encrypted = bool(options.tls_cert)
@@ -50,10 +63,35 @@ def run(options: Namespace, output: Output) -> int:
             host,
             port,
             on_ready=ready,
+            extend=extend,
             on_request=_log if output.verbose else None,
             entry=entry,
         )
     return 0
+
+
+def _seeding(
+    options: Namespace, host: str, root: str, output: Output
+) -> Callable[[], FirstSeed] | None:
+    """What opens the first seed; None when there is to be none, or can't be."""
+    if options.no_seed:
+        return None
+    from chunkstore.swarm.session import library
+
+    try:
+        library()
+    except LocalError as error:
+        output.note(f"no first seed: {error}")
+        return None
+    from chunkstore.swarm.seed import FirstSeed
+    from chunkstore.swarm.settings import parse_address
+
+    settings = session_settings(options)
+    if not options.peer_listen and host:
+        # Where nodes reach the server, and nowhere else.
+        with suppress(Usage):
+            settings = replace(settings, addresses=(parse_address(host),))
+    return lambda: FirstSeed(os.path.join(root, "packs"), settings, tuple(options.trackers))
 
 
 def _log(access: Access) -> None:

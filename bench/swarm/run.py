@@ -1,0 +1,89 @@
+"""How long a crowd takes to update: plain HTTP, the swarm, and an rsync daemon.
+
+    sudo .venv/bin/python bench/swarm/run.py [--trees BEFORE AFTER] [--nodes 1,4,16,48] ...
+
+One server and N nodes are network namespaces on one bridge, every link shaped both ways. All nodes
+update in the same moment. Beside the seconds stands the fluid lower bound: with F bytes, a server
+that sends u_s and nodes that send u_i and receive d, nothing is quicker than
+max(F/u_s, F/d, N*F/(u_s + sum u_i)).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from crowd import Crowd, Outcome, Setting, show
+from links import missing
+from plot import write_plot
+from update import PROJECT, Update, make
+
+CONTENDERS = ("http", "swarm", "rsync")
+TROUBLES = ("killed", "corrupt", "server", "late", "loss")
+WIDE = 32
+"""Nodes beyond which links are narrower: the processors have to keep up with all of them."""
+
+
+def main() -> int:
+    options = _options()
+    if reason := missing():
+        print(f"no namespaces here: {reason}", file=sys.stderr)
+        return 7
+    place = Path(tempfile.mkdtemp(prefix="imgstore-swarm-", dir=options.work))
+    try:
+        outcomes = _run(options, place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    documents = [outcome.document() for outcome in outcomes]
+    if options.json:
+        Path(options.json).write_text(json.dumps(documents, indent=1) + "\n")
+    if options.plot:
+        write_plot(Path(options.plot), documents)
+    bad = [o for o in outcomes if o.unfinished or o.wrong]
+    return 1 if bad else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--nodes", default="1,4,16,48", help="how many, separated by commas")
+    parser.add_argument("--mbit", type=float, default=10.0, help="of every link, both ways")
+    parser.add_argument("--wide-mbit", type=float, default=4.0, help=f"with more than {WIDE} nodes")
+    parser.add_argument("--size", type=float, default=25.0, help="megabytes of the update")
+    parser.add_argument("--wide-size", type=float, default=10.0, help=f"with more than {WIDE}")
+    parser.add_argument("--only", action="append", choices=CONTENDERS, help="repeatable")
+    parser.add_argument("--trouble", action="append", choices=TROUBLES, default=[])
+    parser.add_argument("--trees", nargs=2, type=Path, help="an image before and after an upgrade")
+    parser.add_argument("--work", default="/dev/shm", help="where to keep all of it")
+    parser.add_argument("--json", help="write the figures there")
+    parser.add_argument("--plot", help="write a picture of the last node's time against N there")
+    return parser.parse_args()
+
+
+def _run(options: argparse.Namespace, place: Path) -> list[Outcome]:
+    updates: dict[float, Update] = {}
+    outcomes = []
+    for count in map(int, options.nodes.split(",")):
+        is_wide = count > WIDE
+        size = options.wide_size if is_wide else options.size
+        mbit = options.wide_mbit if is_wide else options.mbit
+        if size not in updates:
+            updates[size] = make(place / f"update-{size:g}", int(size * 1e6), options.trees)
+        for contender in options.only or CONTENDERS:
+            troubles = options.trouble if contender == "swarm" and options.trouble else [""]
+            for trouble in troubles:
+                setting = Setting(count, mbit, mbit, mbit, trouble)
+                crowd = Crowd(place / "run", updates[size], contender, setting)
+                outcomes.append(crowd.run())
+                print(show(outcomes[-1]), flush=True)
+                for remark in outcomes[-1].remarks:
+                    print(f"    {remark}", flush=True)
+    return outcomes
+
+
+if __name__ == "__main__":
+    assert PROJECT
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""The cache: a directory with the packs a node has from swarms, whole or in part, and gives on.
+
+    <pack>.pack      as far as it has come, its pieces at their places
+    <pack>.torrent   with the trackers that knew it
+
+Promises: it is reached by a descriptor, so that nobody can put another directory into its place; it
+is emptied of what is not wanted now before it grows. Nothing in it is believed: pieces are hashed
+before they are used. One process uses it at a time, which holds its lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+from chunkstore import fsio
+from chunkstore.errors import Conflict, Corrupt, LocalError, local_errors
+from chunkstore.objects import torrent as torrents
+from chunkstore.objects.torrent import Torrent
+from chunkstore.storage import layout
+
+RESERVE: Final = 64 * 1024 * 1024
+"""Bytes of the file system that are left free."""
+LOCK: Final = "lock"
+
+
+class Cache:
+    """The cache at `path`, made if it is not there. Raises `LocalError`, `Conflict` when in use."""
+
+    def __init__(self, path: str) -> None:
+        with local_errors("can't use the swarm's cache"):
+            with suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.directory = os.open(path, flags)
+        self._lock = -1
+        try:
+            status = os.fstat(self.directory)
+            if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
+                raise LocalError(f"{path} is open to others: a swarm's cache can't be there")
+            with local_errors("can't use the swarm's cache"):
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._lock = os.open(LOCK, flags, 0o600, dir_fd=self.directory)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(self._lock, 0)
+                os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+        except LocalError as error:
+            self.close()
+            if isinstance(error.__cause__, BlockingIOError):
+                raise Conflict(f"{path} is in use by another pull or seed") from error
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def path(self) -> str:
+        """The way to it that leads nowhere else, for those who can't use a descriptor."""
+        return f"/proc/self/fd/{self.directory}"
+
+    def packs(self) -> Iterator[Torrent]:
+        """The packs that are here, by their torrents; what is damaged is passed over."""
+        for name in sorted(os.listdir(self.directory)):
+            match = layout.PACK_FILE.fullmatch(f"{layout.PACKS}{name}")
+            if match is None or match["suffix"] != "torrent":
+                continue
+            with suppress(OSError, Corrupt):
+                data = self._read(name)
+                yield torrents.parse(data, bytes.fromhex(match["id"]), name)
+
+    def _read(self, name: str) -> bytes:
+        descriptor = os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory
+        )
+        with open(descriptor, "rb") as file:
+            return file.read(torrents.MAX_TORRENT + 1)
+
+    def keep(self, torrent: Torrent) -> None:
+        """Note the torrent of a pack that is about to come."""
+        with local_errors("can't write the swarm's cache"):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            name = f"{torrent.pack.hex()}.torrent"
+            descriptor = os.open(name, flags, 0o600, dir_fd=self.directory)
+            try:
+                fsio.write_all(descriptor, torrent.encode())
+            finally:
+                os.close(descriptor)
+
+    def drop(self, pack: bytes) -> None:
+        """Forget a pack."""
+        for suffix in ("torrent", "pack"):
+            with suppress(OSError):
+                os.unlink(f"{pack.hex()}.{suffix}", dir_fd=self.directory)
+
+    def room(self, limit: int | None, wanted: set[bytes]) -> int:
+        """Bytes that may come, after all but the `wanted` packs have been dropped."""
+        for torrent in list(self.packs()):
+            if torrent.pack not in wanted:
+                self.drop(torrent.pack)
+        with local_errors("can't use the swarm's cache"):
+            found = os.fstatvfs(self.directory)
+        free = max(found.f_bavail * found.f_frsize - RESERVE, 0) // 2
+        # What is here of the wanted ones counts as room: it is taken already.
+        return free if limit is None else min(free, limit)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        for name in os.listdir(self.directory):
+            match = layout.PACK_FILE.fullmatch(f"{layout.PACKS}{name}")
+            if match is not None:
+                self.drop(bytes.fromhex(match["id"]))
+
+    def release(self) -> None:
+        """Let another process use it; what is in files that are open can still be read."""
+        descriptor, self._lock = self._lock, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Give back the descriptors, and the lock with them."""
+        for descriptor in (self._lock, self.directory):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._lock = self.directory = -1

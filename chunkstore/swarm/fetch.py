@@ -1,0 +1,208 @@
+"""One pack on its way from its swarm: what is here, who waits for it, and when to lose patience.
+
+A fetch is in one of three ways. By `SWARM`, pieces come from peers. `HELPED`, the swarm has given
+out for now: pieces are also read from the server, a few at a time, and handed to the peers, and
+when the swarm gives again that ends. `DIRECT`, it gives nothing and there is no use in waiting:
+whoever waits reads from the server what is missing, and only that. Pure but for the file.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum
+from typing import Final
+
+from chunkstore.errors import TransferError
+from chunkstore.fsio import read_at
+from chunkstore.objects.torrent import Torrent
+from chunkstore.storage import layout
+from chunkstore.storage.backend import Reader
+from chunkstore.swarm.announce import Peer, Reply
+from chunkstore.swarm.choice import Wish
+from chunkstore.swarm.session import Status
+
+NOBODY_SECONDS: Final = 1.5
+"""Without a tracker that answers, or with one that knows nobody."""
+FIRST_SECONDS: Final = 5.0
+"""For the first byte from anybody."""
+STALL_SECONDS: Final = 5.0
+"""Without a byte, after some came."""
+CHANCE_SECONDS: Final = 3.0
+"""At most so much more, by chance: else all nodes lose patience in the same moment."""
+FLOWING_SECONDS: Final = 2.0
+"""So long a swarm has to give before help ends."""
+RUN: Final = 8
+"""Pieces asked of the server at once."""
+
+
+class Way(Enum):
+    """How a pack comes."""
+
+    SWARM = "swarm"
+    HELPED = "helped"
+    DIRECT = "direct"
+
+
+class Fetch:
+    """What is wanted of one pack. Safe from any thread."""
+
+    def __init__(self, wish: Wish, directory: int) -> None:
+        self.torrent: Torrent = wish.torrent
+        self.wanted = frozenset(wish.pieces)
+        self.way = Way.SWARM
+        self.peers: set[Peer] = set()
+        self.first: Peer | None = None
+        self.rank: int | None = None
+        self.crowd = 0
+        self.has_failed_tracker = False
+        self.is_answered = False
+        """Whether the tracker has said something, or can't be reached."""
+        self._directory = directory
+        self._file = -1
+        self._ready: set[int] = set()
+        self._changed = threading.Condition()
+        self._is_over = False
+        self._patience = random.uniform(0, CHANCE_SECONDS)
+        self.came: Counter[tuple[str, int]] = Counter()
+        """Bytes by the peer they came from, those in vain included."""
+        self._last = self._since = time.monotonic()
+
+    # What is here
+
+    @property
+    def missing(self) -> list[int]:
+        """The wanted pieces that are not here."""
+        with self._changed:
+            return sorted(self.wanted - self._ready)
+
+    def note(self, piece: int) -> None:
+        """A piece is in the file, and right."""
+        with self._changed:
+            self._ready.add(piece)
+            self._changed.notify_all()
+
+    def take(self, size: int, peer: tuple[str, int], now: float) -> None:
+        """So many bytes have come from a peer."""
+        self.came[peer] += size
+        if now - self._last > FLOWING_SECONDS:
+            self._since = now  # it flows again from here on
+        self._last = now
+
+    def read(self, start: int, stop: int, server: Reader) -> bytes:
+        """Bytes of the pack, from the file as soon as they are there, else from the server.
+
+        Raises what the server's reader raises, and `TransferError` when all is over.
+        """
+        stop = min(stop, self.torrent.size)
+        pieces = self.torrent.covering(start, stop)
+        with self._changed:
+            while self.way is not Way.DIRECT and not self._are_here(pieces):
+                if self._is_over:
+                    raise TransferError(f"{layout.pack(self.torrent.pack)}: given up")
+                self._changed.wait()
+            here = self._ready.intersection(pieces)
+        parts = []
+        for first, last, is_here in _runs(pieces, here):
+            low, high = (
+                max(self.torrent.span(first)[0], start),
+                min(self.torrent.span(last)[1], stop),
+            )
+            parts.append(self._from_file(low, high) if is_here else b"")
+            if len(parts[-1]) != high - low:
+                # Somebody has cut the file, or it was never here.
+                parts[-1] = server.get(layout.pack(self.torrent.pack), low, high)
+        return b"".join(parts)
+
+    def _are_here(self, pieces: range) -> bool:
+        return all(piece in self._ready for piece in pieces if piece in self.wanted)
+
+    def _from_file(self, start: int, stop: int) -> bytes:
+        with self._changed:
+            if self._file < 0:
+                with suppress(OSError):
+                    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    self._file = os.open(self.torrent.name, flags, dir_fd=self._directory)
+            if self._file < 0:
+                return b""
+        with suppress(OSError):
+            return read_at(self._file, start, stop)
+        return b""
+
+    # When to lose patience
+
+    def heard(self, reply: Reply, allows: Callable[[bytes], bool]) -> bool:
+        """What the tracker said; whether rank or crowd have changed."""
+        before = (self.rank, self.crowd)
+        self.peers.update(peer for peer in reply.peers if allows(peer.address))
+        self.rank, self.crowd = reply.rank, reply.leechers
+        self.first = reply.first or self.first
+        self.is_answered = True
+        self.has_failed_tracker = False
+        return (self.rank, self.crowd) != before
+
+    def not_heard(self) -> bool:
+        """The tracker can't be reached; whether that is news."""
+        is_news = not self.has_failed_tracker
+        self.has_failed_tracker = self.is_answered = True
+        return is_news
+
+    def judge(self, status: Status | None, now: float) -> Way:
+        """Look at how it goes, and decide the way; called a few times a second."""
+        if self.way is Way.DIRECT or not self.missing:
+            return self.way
+        if status is None:
+            self.give_up()
+            return self.way
+        if not status.is_checked:
+            self._last = now
+        idle = now - self._last
+        patience = (STALL_SECONDS if self.came else FIRST_SECONDS) + self._patience
+        if self.way is Way.HELPED:
+            if idle < 1 and now - self._since > FLOWING_SECONDS:
+                self.way = Way.SWARM
+        elif idle > patience and (self.came or status.peers):
+            # Who is connected may only be slow to make up its mind.
+            self.way = Way.HELPED
+        elif not self.came and not status.peers:
+            is_hopeless = self.is_answered and not self.peers
+            if idle > (NOBODY_SECONDS if is_hopeless else patience):
+                self.give_up()
+        return self.way
+
+    def give_up(self) -> None:
+        """Wait for the swarm no longer."""
+        with self._changed:
+            self.way = Way.DIRECT
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Nobody may wait any more."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Give back the file."""
+        self.end()
+        with self._changed:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+
+def _runs(pieces: range, here: set[int]) -> list[tuple[int, int, bool]]:
+    """Pieces in runs of those that are here and those that are not: (first, last, are here)."""
+    runs: list[tuple[int, int, bool]] = []
+    for piece in pieces:
+        is_here = piece in here
+        if runs and runs[-1][2] is is_here:
+            runs[-1] = (runs[-1][0], piece, is_here)
+        else:
+            runs.append((piece, piece, is_here))
+    return runs

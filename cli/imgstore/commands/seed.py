@@ -1,0 +1,88 @@
+"""`imgstore seed`: give packs that came from a swarm to others, or stop that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from argparse import Namespace
+from types import FrameType
+
+from chunkstore.errors import NotFound
+from chunkstore.objects.names import STATE_DIR
+from imgstore.output import Output, counted, human
+from imgstore.peers import session_settings
+
+
+def run(options: Namespace, output: Output) -> int:
+    """Give until the terms are met or a signal comes; with `--stop` end who does."""
+    path = _cache(options)
+    if options.stop:
+        return _stop(path, options.directory, output)
+    from chunkstore.swarm.giving import Terms, give
+
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+    def ready(packs: int, port: int) -> None:
+        output.report(
+            f"giving {counted(packs, 'pack')} of {options.directory} at port {port}",
+            {"directory": options.directory, "packs": packs, "port": port},
+        )
+        sys.stdout.flush()
+        if options.background:
+            _let_go()
+
+    is_background = options.background
+    terms = Terms(options.seed_time, options.seed_ratio, is_background, is_background)
+    given = give(
+        *(path, session_settings(options), terms),
+        stopping=stopping,
+        on_ready=ready,
+        wait=not is_background,
+    )
+    if not is_background and not output.as_json:
+        output.note(f"gave {human(given.sent)} of {counted(given.packs, 'pack')}: {given.reason}")
+    return 0
+
+
+def _cache(options: Namespace) -> str:
+    if options.staging:
+        return os.path.join(options.staging, "imgstore-swarm")
+    state = os.path.join(options.directory, os.fsdecode(STATE_DIR))
+    if not os.path.isdir(state):
+        raise NotFound(f"nothing was pulled into {options.directory}", name=options.directory)
+    path = os.path.join(state, "swarm")
+    if not options.stop and not os.path.isdir(path):
+        # A service may be started before the first pull that brings something.
+        os.mkdir(path, 0o700)
+    return path
+
+
+def _stop(path: str, directory: str, output: Output) -> int:
+    from contextlib import closing
+
+    from chunkstore.swarm.cache import Cache
+    from chunkstore.swarm.giving import stop
+
+    is_stopped = stop(path)
+    if os.path.isdir(path):
+        with closing(Cache(path)) as cache:
+            cache.clear()
+    text = f"{directory} gives no more" if is_stopped else f"nobody was giving from {directory}"
+    output.report(text, {"directory": directory, "stopped": is_stopped})
+    return 0
+
+
+def _let_go() -> None:
+    """Whoever started us has read the line and goes; nothing more is to be said to it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

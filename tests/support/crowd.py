@@ -1,0 +1,121 @@
+"""A store whose pack is worth a swarm, its server, and nodes on the loopback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from chunkstore.objects import torrent as torrents
+from chunkstore.objects.names import parse_spec
+from chunkstore.objects.torrent import Torrent
+from chunkstore.pull import PullOptions, PullReport, pull
+from chunkstore.server import SERVICE, running
+from chunkstore.storage.backends import open_reader
+from chunkstore.storage.metered import MeteredReader
+from chunkstore.storage.store import Store
+from chunkstore.swarm.settings import SessionSettings, SwarmSettings
+
+LOOPBACK = SessionSettings(addresses=("127.0.0.1",), ports=(20_000, 29_999))
+
+
+@dataclass
+class Node:
+    """A directory that pulls, and what it was told meanwhile."""
+
+    directory: Path
+    settings: SwarmSettings
+    remarks: list[str] = field(default_factory=list)
+    came: list[int] = field(default_factory=list)
+
+    def pull(self, url: str, spec: str = "web", **options: Any) -> PullReport:
+        settings = replace(self.settings, tell=self.remarks.append, came=self.came.append)
+        with closing(open_reader(url)) as reader:
+            return pull(
+                *(reader, [parse_spec(spec)], str(self.directory)),
+                location=url,
+                options=PullOptions(swarm=settings, **options),
+            )
+
+    def reads(self, url: str) -> tuple[MeteredReader, Any]:
+        """A reader of the remote by swarm, and the one of the server that it uses."""
+        from chunkstore.swarm.cache import Cache
+        from chunkstore.swarm.reader import SwarmReader
+
+        self.directory.mkdir(exist_ok=True)
+        server = MeteredReader(open_reader(url))
+        settings = replace(self.settings, tell=self.remarks.append)
+        return server, SwarmReader(server, settings, lambda: Cache(str(self.directory / "cache")))
+
+
+@dataclass
+class Rig:
+    """The store, its image, and the packs of its two versions."""
+
+    place: Path
+    store: Store
+    tree: Path
+
+    @property
+    def root(self) -> Path:
+        return Path(self.store.root)
+
+    def torrents(self) -> list[Torrent]:
+        return [
+            torrents.parse(path.read_bytes(), bytes.fromhex(path.stem), path.name)
+            for path in sorted(self.root.glob("packs/*.torrent"))
+        ]
+
+    def data(self, torrent: Torrent) -> bytes:
+        return (self.root / "packs" / torrent.name).read_bytes()
+
+    def largest(self) -> Torrent:
+        return max(self.torrents(), key=lambda torrent: torrent.size)
+
+    def node(self, name: str, **settings: Any) -> Node:
+        settings = {"transport": "swarm", "session": LOOPBACK, **settings}
+        return Node(self.place / name, SwarmSettings(**settings))
+
+    @contextmanager
+    def server(self, *, seeds: bool = True, limit: int = 0, **service: Any) -> Iterator[str]:
+        """Serve the store, with the first seed unless told otherwise."""
+
+        def extend(app: web.Application) -> None:
+            for name, value in service.items():
+                setattr(app[SERVICE], name, value)
+            if seeds:
+                from chunkstore.swarm.seed import FirstSeed
+
+                settings = replace(LOOPBACK, limit_upload=limit)
+                trackers = service.get("trackers", ())
+                packs = str(self.root / "packs")
+                app[SERVICE].seed = lambda: FirstSeed(packs, settings, trackers)
+
+        with running(self.root, extend=extend) as url:
+            yield url
+
+
+def together(works: list[Callable[[], object]]) -> list[object]:
+    """Do all of this at once; the results in order, or what one of them raised."""
+    results: list[object] = [None] * len(works)
+
+    def run(place: int) -> None:
+        try:
+            results[place] = works[place]()
+        except BaseException as error:
+            results[place] = error
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results

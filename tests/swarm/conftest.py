@@ -1,0 +1,41 @@
+"""A store with one pack that is worth a swarm."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from support import stores
+from support.crowd import Rig
+
+from chunkstore.storage.store import Store
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Store and image, made once: 12 MB that do not compress, in one pack."""
+    root = tmp_path_factory.mktemp("swarm")
+    tree = root / "tree"
+    chance = random.Random(6)
+    for number in range(60):
+        path = tree / f"d{number % 7}" / f"f{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(chance.randbytes(200_000))
+    store = stores.make_store(root / "store")
+    stores.record(store, tree)
+    store.close()
+    return root
+
+
+@pytest.fixture
+def rig(made: Path, tmp_path: Path) -> Iterator[Rig]:
+    """A copy of it for the test."""
+    pytest.importorskip("libtorrent", reason="needs libtorrent: pip install imgstore[swarm]")
+    shutil.copytree(made, tmp_path / "rig", symlinks=True)
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(Store(str(tmp_path / "rig/store"))))
+        yield Rig(tmp_path, store, tmp_path / "rig/tree")
