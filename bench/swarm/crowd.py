@@ -207,8 +207,8 @@ class Crowd:
     def _command(self, number: int) -> list[str]:
         tree = str(self._tree(number))
         if self._contender == "rsync":
-            # As exact as a pull: by content where a time has moved.
-            return ["rsync", "-aHAX", "--delete", f"{self._url}/", tree]
+            # Compressed, as packs are.
+            return ["rsync", "-aHAXz", "--delete", f"{self._url}/", tree]
         transport = "http" if self._contender == "http" else "swarm"
         command = [*IMGSTORE, "-v", "--json", "pull", f"{self._url}/web", tree]
         return [*command, "--transport", transport, "--peer-listen", self._nodes[number].address]

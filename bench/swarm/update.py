@@ -18,6 +18,9 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 IMGSTORE = (sys.executable, "-m", "imgstore")
 
+_TRIES = 4
+_NEAR = 0.05
+
 
 @dataclass(frozen=True)
 class Update:
@@ -34,11 +37,25 @@ class Update:
 
 def make(place: Path, size: int, trees: tuple[Path, Path] | None) -> Update:
     """Make it at `place`, with an update of about `size` bytes."""
+    weight = float(size)
+    for _ in range(_TRIES):
+        made = _make(place, weight, trees)
+        if trees is None or abs(made.size / size - 1) < _NEAR:
+            break
+        # How much of it is new, and how far that compresses, shows only then.
+        weight *= size / made.size
+        shutil.rmtree(place)
+    else:
+        made = _make(place, weight, trees)
+    return made
+
+
+def _make(place: Path, size: float, trees: tuple[Path, Path] | None) -> Update:
     before, after = place / "before", place / "after"
     before.mkdir(parents=True)
     after.mkdir()
     if trees is None:
-        _made_up(before, after, size)
+        _made_up(before, after, int(size))
     else:
         _chosen(before, after, size, trees)
     store = place / "store"
@@ -67,7 +84,7 @@ def _made_up(before: Path, after: Path, size: int) -> None:
             os.utime(path, (day * 86_400, day * 86_400))
 
 
-def _chosen(before: Path, after: Path, size: int, trees: tuple[Path, Path]) -> None:
+def _chosen(before: Path, after: Path, size: float, trees: tuple[Path, Path]) -> None:
     changed = list(_changed(*trees))
     weight = sum(status.st_size for _, status in changed)
     # Packages compress to about a third.

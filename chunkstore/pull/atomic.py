@@ -26,7 +26,7 @@ from chunkstore.worktree.installed import Installed
 from chunkstore.worktree.node import NodeState
 from chunkstore.worktree.swap import Swap
 
-_NOT_CLONED = (b"lock", b"new", b"stage", b"journal")
+_NOT_CLONED = (b"lock", b"new", b"stage", b"journal", b"swarm")
 
 
 @contextmanager

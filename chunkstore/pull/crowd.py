@@ -49,9 +49,9 @@ def joined(
         cache = reader.cache
         is_here = bool(settings.staging) or not (options.atomic and report.before)
         if cache is not None and is_whole:
-            if settings.give is not None and is_here:
+            if settings.give is not None and is_here and reader.holds():
                 cache.release()
-                settings.give(path)
+                settings.give(path, reader.is_wanted)
             else:
                 reader.leave()
                 cache.clear()

@@ -100,7 +100,8 @@ class FirstInstallation:
         present = self._is_present if resume else _is_absent
         if isinstance(self._remote.reader, Foreseeing):
             # What an interrupted installation left is read from files; too much said is no harm.
-            foresee(self._remote.reader, spans(frames_of(self._remote, self._chunks())))
+            parts = spans(frames_of(self._remote, self._chunks()))
+            foresee(self._remote.reader, parts, reserve=again.total_bytes)
         contents = FileContents(
             *(self._entries(), self._remote.chunks, context.load), reuse=again, present=present
         )

@@ -99,7 +99,9 @@ def _fetch(context: Context, remote: Remote, places: dict[bytes, Place], stage: 
     for digest, place in places.items():
         frames.setdefault(place.frame, []).append((digest, place))
     context.report.moving += sum(frame.stored for frame in frames)
-    foresee(remote.reader, spans(frames))
+    # The new files, and what is staged for them.
+    reserve = context.report.needed_bytes + context.report.moving
+    foresee(remote.reader, spans(frames), reserve=reserve)
     stage.fetch(frames, remote.reader, threads=CONNECTIONS)
 
 

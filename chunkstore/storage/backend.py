@@ -107,15 +107,18 @@ class Foreseeing(Protocol):
     Call `foresee` below, which takes any reader.
     """
 
-    def foresee(self, spans: Mapping[str, Sequence[Span]]) -> None:
-        """These parts of these objects will be asked for; a hint, and called once or twice."""
+    def foresee(self, spans: Mapping[str, Sequence[Span]], *, reserve: int) -> None:
+        """These parts of these objects will be asked for; a hint, and called once or twice.
+
+        So many bytes of the disk are needed by who asks, and have to be left.
+        """
         ...
 
 
-def foresee(reader: Reader, spans: Mapping[str, Sequence[Span]]) -> None:
+def foresee(reader: Reader, spans: Mapping[str, Sequence[Span]], *, reserve: int) -> None:
     """Tell a reader what it will be asked for, if it wants to know."""
     if isinstance(reader, Foreseeing):
-        reader.foresee(spans)
+        reader.foresee(spans, reserve=reserve)
 
 
 @runtime_checkable

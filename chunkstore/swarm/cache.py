@@ -96,15 +96,17 @@ class Cache:
             with suppress(OSError):
                 os.unlink(f"{pack.hex()}.{suffix}", dir_fd=self.directory)
 
-    def room(self, limit: int | None, wanted: set[bytes]) -> int:
-        """Bytes that may come, after all but the `wanted` packs have been dropped."""
+    def room(self, limit: int | None, wanted: set[bytes], reserve: int = 0) -> int:
+        """Bytes that may come, after all but the `wanted` packs have been dropped.
+
+        So that on this file system at least `reserve` bytes stay free.
+        """
         for torrent in list(self.packs()):
             if torrent.pack not in wanted:
                 self.drop(torrent.pack)
         with local_errors("can't use the swarm's cache"):
             found = os.fstatvfs(self.directory)
-        free = max(found.f_bavail * found.f_frsize - RESERVE, 0) // 2
-        # What is here of the wanted ones counts as room: it is taken already.
+        free = max(found.f_bavail * found.f_frsize - RESERVE - reserve, 0) // 2
         return free if limit is None else min(free, limit)
 
     def clear(self) -> None:

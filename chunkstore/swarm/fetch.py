@@ -81,6 +81,11 @@ class Fetch:
         with self._changed:
             return sorted(self.wanted - self._ready)
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether any piece is here."""
+        return bool(self._ready)
+
     def note(self, piece: int) -> None:
         """A piece is in the file, and right."""
         with self._changed:

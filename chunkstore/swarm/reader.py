@@ -22,6 +22,7 @@ from chunkstore.objects import torrent as torrents
 from chunkstore.objects.torrent import Torrent
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Reader, Span, abandon, doubt
+from chunkstore.storage.backends.http_url import parse_url
 from chunkstore.swarm.announce import Reply
 from chunkstore.swarm.cache import Cache
 from chunkstore.swarm.choice import LEAST_BYTES, Wish, fitting, is_worth_it, priorities
@@ -30,6 +31,7 @@ from chunkstore.swarm.presence import Presence
 from chunkstore.swarm.session import Banned, Broken, Came, Finished, Session
 from chunkstore.swarm.settings import Figures, SwarmSettings
 
+_STEP: Final = 0.1
 _TICK: Final = 0.25
 _COUNT: Final = 1.0
 _HELP_AGAIN: Final = 3
@@ -78,7 +80,7 @@ class SwarmReader:
 
     # Choosing
 
-    def foresee(self, spans: Mapping[str, Sequence[Span]]) -> None:
+    def foresee(self, spans: Mapping[str, Sequence[Span]], *, reserve: int = 0) -> None:
         """Join the swarms of those packs for which it is worth it. See `Foreseeing.foresee`."""
         known = self._fetches.keys() | self._doubted.keys()
         fresh = {name: parts for name, parts in spans.items() if name not in known}
@@ -86,14 +88,14 @@ class SwarmReader:
         if self._settings.transport == "auto" and total < LEAST_BYTES:
             return
         try:
-            wishes = self._choose(fresh)
+            wishes = self._choose(fresh, reserve)
             if wishes:
                 self._join(wishes)
         except LocalError as error:
             # A full or read-only cache, no port, no libtorrent: the bytes come all the same.
             self._settings.tell(f"no swarm: {error}")
 
-    def _choose(self, spans: Mapping[str, Sequence[Span]]) -> list[Wish]:
+    def _choose(self, spans: Mapping[str, Sequence[Span]], reserve: int) -> list[Wish]:
         wishes = []
         for name, parts in spans.items():
             found = self._torrent(name)
@@ -106,7 +108,8 @@ class SwarmReader:
             return []
         if self.cache is None:
             self.cache = self._open_cache()
-        room = self.cache.room(self._settings.cache_size, {w.torrent.pack for w in wishes})
+        wanted = {wish.torrent.pack for wish in wishes}
+        room = self.cache.room(self._settings.cache_size, wanted, reserve)
         chosen = fitting(wishes, room)
         if len(chosen) < len(wishes):
             self._settings.tell(
@@ -146,7 +149,7 @@ class SwarmReader:
     def _opened(self) -> Session:
         if self._session is None:
             self._session = Session(self._settings.session)
-            self._presence = Presence(self._session, self._heard)
+            self._presence = Presence(self._session, self._heard, self._authorization)
             self._presence.__enter__()
             for name, work in (("swarm", self._watch), ("help", self._help)):
                 thread = threading.Thread(target=work, name=name, daemon=True)
@@ -172,12 +175,20 @@ class SwarmReader:
             )
         session.connect(pack, answer.peers)
 
+    def _authorization(self, url: str) -> str:
+        """The credentials of the remote, for a tracker on the same server only."""
+        if not self._settings.home:
+            return ""
+        home, secret = parse_url(self._settings.home)
+        return secret if parse_url(url)[0].origin == home.origin else ""
+
     def _watch(self) -> None:
         """Take in what the session tells, and keep an eye on every fetch."""
         assert self._session is not None
         looked = 0.0
-        while not self._closing.is_set():
-            for event in self._session.events(_TICK):
+        # In steps: to wake for each block costs more than the block.
+        while not self._closing.wait(_STEP):
+            for event in self._session.events(0):
                 fetch = self._fetches.get(layout.pack(event.pack))
                 match event:
                     case Came(_, size, peer) if fetch is not None:
@@ -302,6 +313,21 @@ class SwarmReader:
                 host = str(ipaddress.ip_address(fetch.first.address))
                 seed += fetch.came[host, fetch.first.port]
         return Figures(len(self._fetches), came - seed, seed, given, tuple(self._banned))
+
+    def holds(self) -> bool:
+        """Whether there is anything to give; packs of which nothing came are dropped."""
+        found = False
+        for fetch in list(self._fetches.values()):
+            if fetch.is_begun:
+                found = True
+            elif self.cache is not None:
+                self.cache.drop(fetch.torrent.pack)
+        return found
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether, by what trackers said last, others are fetching what is here."""
+        return any(fetch.crowd > (fetch.rank is not None) for fetch in list(self._fetches.values()))
 
     def abandon(self) -> None:
         """Let those who wait end soon. See `Abandonable.abandon`."""

@@ -38,23 +38,26 @@ class SessionSettings:
 
 @dataclass(frozen=True)
 class SwarmSettings:
-    """How a node takes part. `trackers` stand in for those that torrents name.
+    """How a node takes part. `trackers` stand in for those that torrents name. `home`
+    is the URL of the remote: the credentials in it are for a tracker on the same server as well.
 
     `cache_size` bounds the bytes of the cache, None leaves that to the room there is. `staging` is
     a directory for it, such as one in memory; else it is in the node's own state. `tell` takes
     remarks, `came` the bytes that came from peers, both from other threads. `give` is called once
-    the tree is complete, while this node still gives, with the path of the cache: it can start
-    somebody who goes on. Without it the cache is emptied.
+    the tree is complete, while this node still gives, with the path of the cache, and whether
+    anybody wants what is there just now: it can start somebody who goes on. Without it the cache is
+    emptied.
     """
 
     transport: Transport = "auto"
     session: SessionSettings = field(default_factory=SessionSettings)
     trackers: tuple[str, ...] = ()
+    home: str = ""
     cache_size: int | None = None
     staging: str = ""
     tell: Callable[[str], None] = lambda _: None
     came: Callable[[int], None] = lambda _: None
-    give: Callable[[str], None] | None = None
+    give: Callable[[str, bool], None] | None = None
 
 
 class Figures(NamedTuple):

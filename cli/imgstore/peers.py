@@ -43,6 +43,7 @@ def swarm_settings(
         transport=options.transport,
         session=session_settings(options),
         trackers=tuple(options.trackers),
+        home=location,
         cache_size=options.cache_size,
         staging=options.staging or "",
         tell=output.remark,
@@ -51,9 +52,9 @@ def swarm_settings(
     )
 
 
-def giver(options: Namespace, output: Output) -> Callable[[str], None]:
+def giver(options: Namespace, output: Output) -> Callable[[str, bool], None]:
     """Starts a process of its own that gives what a pull brought, and outlives it."""
-    command = [sys.executable, "-P", "-m", "imgstore", "seed", options.directory, "--background"]
+    command = [sys.executable, "-P", "-m", "imgstore", "seed", "--background"]
     command += [
         "--seed-time",
         str(GIVE_SECONDS if options.seed_time is None else options.seed_time),
@@ -67,26 +68,30 @@ def giver(options: Namespace, output: Output) -> Callable[[str], None]:
     command += ["--peer-port", options.peer_port]
     command += [part for address in options.peer_listen for part in ("--peer-listen", address)]
     command += [part for network in options.peer_net for part in ("--peer-net", network)]
+    command += ["--", options.directory]
 
-    def give(_cache: str) -> None:
-        # It says a line once others can connect: until then this process goes on giving.
+    def give(_cache: str, is_wanted: bool) -> None:
+        # It says a line once others can connect. Until then this process goes on giving, if there
+        # is anybody who would miss it.
+        said = subprocess.PIPE if is_wanted else subprocess.DEVNULL
         try:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=said,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
         except OSError as error:
             output.remark(f"nobody goes on giving: {error.strerror}")
             return
-        assert process.stdout is not None
-        with process.stdout as said:
-            if not _first_line(said.fileno()):
-                output.remark("nobody goes on giving: it did not start")
-        # It is not waited for: that is left to whoever inherits it.
-        process.returncode = 0
+        # What was started parts from us and ends; who goes on is nobody's child here.
+        if process.wait():
+            output.remark("nobody goes on giving: it did not start")
+        elif process.stdout is not None:
+            with process.stdout as stream:
+                if not _first_line(stream.fileno()):
+                    output.remark("nobody goes on giving: it did not start")
 
     return give
 

@@ -406,7 +406,7 @@ def test_a_node_goes_on_giving_until_it_is_told(rig: Rig):
         results: list[giving.Given] = []
         threads: list[threading.Thread] = []
 
-        def give(path: str) -> None:
+        def give(path: str, _is_wanted: bool) -> None:
             def run() -> None:
                 results.append(
                     giving.give(
@@ -445,7 +445,7 @@ def test_giving_ends_by_its_terms(rig: Rig, monkeypatch: pytest.MonkeyPatch):
         ]
     ):
         with rig.server(limit=8_000_000) as url:
-            node = rig.node(f"n{number}", give=lambda _: None)
+            node = rig.node(f"n{number}", give=lambda *_: None)
             node.pull(url)
             path = str(node.directory / ".imgstore/swarm")
             works = [
@@ -462,7 +462,7 @@ def test_giving_ends_by_its_terms(rig: Rig, monkeypatch: pytest.MonkeyPatch):
 
 def test_one_gives_at_a_time_and_the_next_can_make_it_end(rig: Rig):
     with rig.server() as url:
-        node = rig.node("node", give=lambda _: None)
+        node = rig.node("node", give=lambda *_: None)
         node.pull(url)
         path = str(node.directory / ".imgstore/swarm")
         assert not giving.stop(path)

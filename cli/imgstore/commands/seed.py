@@ -20,6 +20,9 @@ def run(options: Namespace, output: Output) -> int:
     path = _cache(options)
     if options.stop:
         return _stop(path, options.directory, output)
+    if options.background and os.fork():
+        # Whoever started us waits for this end, and not for that of our child.
+        os._exit(0)
     from chunkstore.swarm.giving import Terms, give
 
     stopping = threading.Event()

@@ -1,0 +1,171 @@
+"""The verbs of swarms, as a person uses them: serve, pull, swarm, seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.live import Ended, imgstore
+from support.servers import free_port
+from support.trees import assert_same
+
+PEERS = ("--peer-listen", "127.0.0.1", "--peer-port", "30000-39999")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    pytest.importorskip("libtorrent", reason="needs libtorrent: pip install imgstore[swarm]")
+    chance = random.Random(9)
+    (tmp_path / "image").mkdir()
+    for number in range(30):
+        (tmp_path / "image" / f"f{number}").write_bytes(chance.randbytes(200_000))
+    place = tmp_path / "store"
+    assert imgstore("--store", place, "-q", "commit", "web", tmp_path / "image").code == 0
+    return place
+
+
+@contextmanager
+def served(store: Path, *options: str) -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-m", "imgstore", "--store", str(store), "serve", *options, *PEERS]
+    command += ["--listen", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            assert b"serving" in server.stdout.readline()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+@pytest.fixture
+def pulled(tmp_path: Path) -> Iterator[Callable[..., Ended]]:
+    """Pull into a node by swarm; whoever gives on from it is ended after the test."""
+    nodes: list[Path] = []
+
+    def run(url: str, name: str, *options: str) -> Ended:
+        nodes.append(tmp_path / name)
+        ended = imgstore("pull", f"{url}/web", tmp_path / name, "--json", *options, *PEERS)
+        assert ended.code == 0, ended.err
+        assert_same(tmp_path / "image", tmp_path / name)
+        return ended
+
+    yield run
+    for node in nodes:
+        imgstore("seed", "--stop", node)
+
+
+def cached(node: Path) -> list[Path]:
+    return list((node / ".imgstore/swarm").glob("*.pack"))
+
+
+def test_a_node_gives_on_after_its_pull_and_is_stopped(
+    store: Path, tmp_path: Path, pulled: Callable[..., Ended]
+):
+    with served(store, "--limit-upload", "6M") as url:
+        first = pulled(url, "first", "--transport", "swarm").document
+        assert first["swarm"]["packs"] == 1
+        assert first["swarm"]["from_seed"] > 5_000_000
+        assert first["received_bytes"] < 1_000_000
+        assert cached(tmp_path / "first")
+        for _ in range(100):
+            rows = imgstore("swarm", url, "--json").document["packs"]
+            if rows and rows[0]["seeds"] == 2:
+                break
+            time.sleep(0.1)
+        assert (rows[0]["seeds"], rows[0]["leechers"]) == (2, 0)
+        table = imgstore("swarm", url).lines
+        assert table[0].split()[:3] == ["PACK", "SEEDS", "LEECHERS"]
+        assert table[1].split()[:3] == [rows[0]["pack"][:12], "2", "0"]
+        second = pulled(url, "second", "--transport", "swarm", "--no-seed").document
+        assert second["swarm"]["from_peers"] > 0
+        assert not cached(tmp_path / "second")
+        stopped = imgstore("seed", "--stop", tmp_path / "first", "--json").document
+        assert stopped["stopped"] is True
+        assert not cached(tmp_path / "first")
+        assert imgstore("seed", "--stop", tmp_path / "first", "--json").document["stopped"] is False
+        assert imgstore("swarm", url).err == f"imgstore: nobody is in a swarm of {url}\n"
+
+
+def test_remarks_are_for_those_who_ask(store: Path, tmp_path: Path, pulled: Callable[..., Ended]):
+    with served(store, "--no-seed") as url:
+        quiet = pulled(url, "quiet", "--transport", "swarm")
+        assert quiet.err == ""
+        loud = pulled(url, "loud", "--transport", "swarm", "-v")
+        assert "nobody has it; from the server" in loud.err
+        assert loud.document["swarm"]["from_peers"] == 0
+        assert pulled(url, "plain", "--transport", "http", "-v").err == ""
+
+
+def test_without_libtorrent_everything_goes_over_http(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pulled: Callable[..., Ended]
+):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "libtorrent.py").write_text("raise ImportError('not here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(hidden))
+    monkeypatch.setitem(sys.modules, "libtorrent", None)
+    with served(store) as url:
+        ended = pulled(url, "node", "-v")
+        assert "imgstore[swarm]" in ended.err
+        assert ended.document["swarm"]["packs"] == 0
+
+
+def test_a_service_waits_for_a_cache_that_is_in_use(
+    store: Path, tmp_path: Path, pulled: Callable[..., Ended]
+):
+    """`seed DIR` gives until a signal, and a pull in between takes its place."""
+    node = tmp_path / "node"
+    with served(store) as url:
+        pulled(url, "node", "--transport", "swarm")
+        command = [sys.executable, "-m", "imgstore", "seed", str(node), "--json", *PEERS]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as waiting:
+            try:
+                assert waiting.stdout is not None
+                os.set_blocking(waiting.stdout.fileno(), False)
+                time.sleep(0.5)
+                assert waiting.stdout.read() is None  # what the pull left behind is giving
+                os.set_blocking(waiting.stdout.fileno(), True)
+                assert imgstore("seed", "--stop", node).code == 0
+                ready = b""
+                while not ready.endswith(b"}\n"):
+                    ready += waiting.stdout.readline()
+                assert json.loads(ready)["directory"] == str(node)
+                waiting.terminate()
+                assert waiting.wait(20) == 0
+            finally:
+                waiting.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("swarm", "somewhere"), 2),
+        (("swarm", "http://127.0.0.1:9"), 6),
+        (("seed", "nothing-here"), 3),
+        (("seed", "--stop", "nothing-here"), 3),
+        (("pull", "http://127.0.0.1:9/web", "x", "--peer-port", "9-1"), 2),
+        (("pull", "http://127.0.0.1:9/web", "x", "--peer-net", "10.0.0.1/8"), 2),
+        (("pull", "http://127.0.0.1:9/web", "x", "--peer-listen", "host"), 2),
+        (("pull", "http://127.0.0.1:9/web", "x", "--seed-ratio", "0"), 2),
+        (("pull", "http://127.0.0.1:9/web", "x", "--seed-time", "1d"), 2),
+        (("pull", "http://127.0.0.1:9/web", "x", "--cache-size", "big"), 2),
+        (("pull", "http://127.0.0.1:9/web", "x", "--transport", "ftp"), 2),
+    ],
+)
+def test_what_makes_no_sense(
+    arguments: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    ended = imgstore(*arguments)
+    assert ended.code == code
+    assert ended.err.startswith("imgstore: ") or "usage" in ended.err
