@@ -17,14 +17,14 @@ from chunkstore.storage.store import Store
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Store and image, made once: 12 MB that do not compress, in one pack."""
+    """Store and image, made once: 6 MB that do not compress, in one pack."""
     root = tmp_path_factory.mktemp("swarm")
     tree = root / "tree"
     chance = random.Random(6)
     for number in range(60):
         path = tree / f"d{number % 7}" / f"f{number}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(chance.randbytes(200_000))
+        path.write_bytes(chance.randbytes(100_000))
     store = stores.make_store(root / "store")
     stores.record(store, tree)
     store.close()

@@ -149,15 +149,15 @@ def test_transmission_takes_and_gives(rig: Rig, tmp_path: Path):
         node = tmp_path / "node"
         command = [*IMGSTORE, "-v", "--json", "pull", f"{urls[2]}/web", str(node), "--no-seed"]
         # Else the server, which helps until it has made up its mind, is done before.
-        command += ["--limit-rate", "1500k"]
+        command += ["--limit-rate", "500k"]
         with alone.start([*command, "--transport", "swarm"], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             report = json.load(process.stdout)
         for place in places:
             wait_for(lambda place=place: is_whole(place / found.name, data), place.name)
     assert_same(rig.tree, node)
-    assert report["swarm"]["from_peers"] > 0.2 * found.size
-    assert report["received_bytes"] < 0.9 * found.size
+    assert report["swarm"]["from_peers"] > 0.1 * found.size
+    assert report["received_bytes"] < 0.95 * found.size
 
 
 @needs("opentracker", "opentracker")
