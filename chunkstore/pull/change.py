@@ -17,6 +17,7 @@ from chunkstore.pull.context import Context, require_room, require_writable
 from chunkstore.pull.deltas import DeltaChunks, Offered
 from chunkstore.pull.local import fetch, find_locally, needed_for, weigh
 from chunkstore.pull.remote import CONNECTIONS
+from chunkstore.storage.backend import foresee
 from chunkstore.storage.chunks import ChunkReader, Locator, Nowhere
 from chunkstore.worktree import journal
 from chunkstore.worktree.apply import Applier
@@ -88,6 +89,8 @@ def _prepare_and_apply(
         if context.remote is None or context.remote.locator is None:
             raise Corrupt(f"chunk {missing[0].hex()} is not on this node: pull again")
         if chosen:
+            reserve = context.report.needed_bytes + deltas.size(chosen)
+            foresee(context.remote.reader, deltas.spans(chosen), reserve=reserve)
             local.fetch(chosen, context.remote.reader, threads=CONNECTIONS)
         rest = [digest for digest in missing if not local.has(digest)]
         context.report.delta_chunks = len(missing) - len(rest)

@@ -21,7 +21,7 @@ from chunkstore.objects.deltapack import DeltaFrame, records
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.objects.documents import PackUse
 from chunkstore.storage import layout
-from chunkstore.storage.backend import Reader, abandon
+from chunkstore.storage.backend import Reader, Span, abandon
 from chunkstore.storage.catalog import FramePlace
 from chunkstore.storage.chunks import Range, plan_ranges, read_range
 from chunkstore.storage.stage import Stage
@@ -87,6 +87,15 @@ def bases(frames: Iterable[Offered]) -> set[bytes]:
 def chunks(frames: Iterable[Offered]) -> set[bytes]:
     """The chunks that these frames hold."""
     return {digest for item in frames for digest, _ in records(item.frame.chunks)}
+
+
+def spans(frames: Iterable[Offered]) -> dict[str, list[Span]]:
+    """Which parts of which delta packs hold these frames."""
+    found: dict[str, list[Span]] = {}
+    for place in sorted(item.place for item in frames):
+        parts = found.setdefault(layout.delta_pack(place.pack), [])
+        parts.append((place.offset, place.offset + place.stored))
+    return found
 
 
 def size(frames: Iterable[Offered]) -> int:

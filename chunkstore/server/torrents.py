@@ -20,6 +20,7 @@ from chunkstore.objects.torrent import Torrent
 from chunkstore.server.public import PublicTree
 from chunkstore.storage import layout
 
+PACKS: Final = layout.PACKS.rstrip("/")
 _KEPT: Final = 64
 _READ_BYTES: Final = 1 << 20
 _AGAIN_SECONDS: Final = 1.0
@@ -34,19 +35,24 @@ class Torrents:
         self._lately: OrderedDict[bytes, Torrent] = OrderedDict()
         self._packs: dict[bytes, bytes] = {}
         self._swarms: dict[bytes, bytes] = {}
+        self._folders: dict[bytes, str] = {}
         self._looking = asyncio.Lock()
         self._making = asyncio.Lock()
         self._looked = -_AGAIN_SECONDS
 
-    async def of_pack(self, pack_id: bytes) -> Torrent:
-        """The torrent of a pack. Raises `FileNotFoundError`, `OSError`, and `Corrupt` when the
-        pack is none that could have one."""
+    async def of_pack(self, pack_id: bytes, folder: str = PACKS) -> Torrent:
+        """The torrent of a pack, or of a delta pack in its folder.
+
+        Raises `FileNotFoundError`, `OSError`, and `Corrupt` when the pack is none that could have
+        one.
+        """
         found = self._lately.get(pack_id)
         if found is None:
             async with self._making:
                 found = self._lately.get(pack_id)
                 if found is None:
-                    found = await asyncio.to_thread(self._read, pack_id)
+                    found = await asyncio.to_thread(self._read, pack_id, folder)
+                    self._folders[pack_id] = folder
         self._remember(found)
         return found
 
@@ -60,6 +66,10 @@ class Torrents:
                     for found in await asyncio.to_thread(lambda: list(self._stored())):
                         self._note(found)
         return self._packs.get(info_hash)
+
+    def folder(self, pack_id: bytes) -> str:
+        """Where a pack lies whose torrent was handed out."""
+        return self._folders.get(pack_id, PACKS)
 
     def known(self, pack_id: bytes) -> bytes | None:
         """The info hash of a pack, if it is known; nothing is looked for."""
@@ -98,10 +108,12 @@ class Torrents:
         with open(fd, "rb") as file:
             return torrent.parse(file.read(torrent.MAX_TORRENT + 1), pack_id, name)
 
-    def _read(self, pack_id: bytes) -> Torrent:
-        fd, status = self._tree.open(layout.pack(pack_id))
+    def _read(self, pack_id: bytes, folder: str) -> Torrent:
+        fd, status = self._tree.open(f"{folder}/{pack_id.hex()}.pack")
         with open(fd, "rb", buffering=0) as file:
             try:
+                if folder != PACKS:
+                    raise FileNotFoundError  # delta packs come and go: theirs are not stored
                 found = self._parsed(pack_id)
                 if found.size == status.st_size:
                     return found

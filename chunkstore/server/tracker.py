@@ -3,6 +3,7 @@
     /announce             a client joins, goes on, leaves; it hears of others, and its rank
     /scrape               figures of some swarms
     /packs/<id>.torrent   with the tracker's address in it, as the client knows this server
+    /deltas/<id>.torrent  the same of a delta pack
     /swarm                all that is going on, as JSON for people's programs
 
 Promises: no swarm but those of this store's packs; a peer is where its connection came from. While
@@ -48,8 +49,8 @@ class Seed(Protocol):
         """Where it listens, on the addresses of the server."""
         ...
 
-    def offer(self, torrent: Torrent) -> None:
-        """Somebody wants this pack; called often."""
+    def offer(self, torrent: Torrent, folder: str) -> None:
+        """Somebody wants this pack, which lies in that folder of the store; called often."""
         ...
 
     def rates(self) -> dict[bytes, tuple[int, int]]:
@@ -98,7 +99,7 @@ class Tracker:
         app.router.add_get("/announce", self.announce)
         app.router.add_get("/scrape", self.scrape)
         app.router.add_get("/swarm", self.status)
-        app.router.add_get(f"/packs/{{pack:{DIGEST}}}.torrent", self.torrent)
+        app.router.add_get(f"/{{folder:packs|deltas}}/{{pack:{DIGEST}}}.torrent", self.torrent)
 
     async def lifetime(self, _app: web.Application) -> AsyncIterator[None]:
         """Open the store and the seed while the application runs."""
@@ -124,7 +125,8 @@ class Tracker:
             return _bencoded(failure(str(error)))
         if self._seed is not None and said.left and said.event != "stopped":
             with suppress(OSError, Corrupt):  # the pack may have gone meanwhile
-                self._seed.offer(await self._torrents.of_pack(pack_id))
+                folder = self._torrents.folder(pack_id)
+                self._seed.offer(await self._torrents.of_pack(pack_id, folder), folder)
                 # Where this client reached us, it reaches the seed.
                 first = Peer(_local_address(request), self._seed.port)
                 reply = reply._replace(peers=(first, *reply.peers), first=first)
@@ -153,18 +155,19 @@ class Tracker:
         """The torrent of a pack, with this server's tracker in it."""
         if request.raw_path != request.path:
             raise web.HTTPNotFound
+        folder = request.match_info["folder"]
         try:
-            found = await self._torrents.of_pack(bytes.fromhex(request.match_info["pack"]))
+            found = await self._torrents.of_pack(bytes.fromhex(request.match_info["pack"]), folder)
         except (FileNotFoundError, Corrupt) as error:
             raise web.HTTPNotFound from error
         here = f"{request.scheme}://{request.host}"
         has_name = request.host and request.host.isascii() and len(request.host) < 256
         own = (f"{here}/announce",) if has_name else ()
-        seeds = (f"{here}/packs/{found.name}",) if has_name and self._seed is None else ()
+        seeds = (f"{here}/{folder}/{found.name}",) if has_name and self._seed is None else ()
         made = found._replace(trackers=self._service.trackers or own, web_seeds=seeds)
         if self._seed is not None and self._service.trackers:
             # That tracker can't call for the seed when it is wanted: this is the only sign.
-            self._seed.offer(found)
+            self._seed.offer(found, folder)
         return web.Response(
             body=made.encode(),
             headers={

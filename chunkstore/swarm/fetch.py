@@ -21,7 +21,6 @@ from typing import Final
 from chunkstore.errors import TransferError
 from chunkstore.fsio import read_at
 from chunkstore.objects.torrent import Torrent
-from chunkstore.storage import layout
 from chunkstore.storage.backend import Reader
 from chunkstore.swarm.announce import Peer, Reply
 from chunkstore.swarm.choice import Wish
@@ -35,6 +34,10 @@ STALL_SECONDS: Final = 5.0
 """Without a byte, after some came."""
 CHANCE_SECONDS: Final = 3.0
 """At most so much more, by chance: else all nodes lose patience in the same moment."""
+NODE_SECONDS: Final = 0.2
+"""More for each node that fetches the same,"""
+MOST_SECONDS: Final = 15.0
+"""but at most so much."""
 FLOWING_SECONDS: Final = 2.0
 """So long a swarm has to give before help ends."""
 RUN: Final = 8
@@ -52,7 +55,8 @@ class Way(Enum):
 class Fetch:
     """What is wanted of one pack. Safe from any thread."""
 
-    def __init__(self, wish: Wish, directory: int) -> None:
+    def __init__(self, name: str, wish: Wish, directory: int) -> None:
+        self.name = name
         self.torrent: Torrent = wish.torrent
         self.wanted = frozenset(wish.pieces)
         self.way = Way.SWARM
@@ -71,7 +75,8 @@ class Fetch:
         self._patience = random.uniform(0, CHANCE_SECONDS)
         self.came: Counter[tuple[str, int]] = Counter()
         """Bytes by the peer they came from, those in vain included."""
-        self._last = self._since = time.monotonic()
+        self.last = self._since = time.monotonic()
+        """When bytes came last, or else when it began."""
 
     # What is here
 
@@ -95,9 +100,9 @@ class Fetch:
     def take(self, size: int, peer: tuple[str, int], now: float) -> None:
         """So many bytes have come from a peer."""
         self.came[peer] += size
-        if now - self._last > FLOWING_SECONDS:
+        if now - self.last > FLOWING_SECONDS:
             self._since = now  # it flows again from here on
-        self._last = now
+        self.last = now
 
     def read(self, start: int, stop: int, server: Reader) -> bytes:
         """Bytes of the pack, from the file as soon as they are there, else from the server.
@@ -109,7 +114,7 @@ class Fetch:
         with self._changed:
             while self.way is not Way.DIRECT and not self._are_here(pieces):
                 if self._is_over:
-                    raise TransferError(f"{layout.pack(self.torrent.pack)}: given up")
+                    raise TransferError(f"{self.name}: given up")
                 self._changed.wait()
             here = self._ready.intersection(pieces)
         parts = []
@@ -121,7 +126,7 @@ class Fetch:
             parts.append(self._from_file(low, high) if is_here else b"")
             if len(parts[-1]) != high - low:
                 # Somebody has cut the file, or it was never here.
-                parts[-1] = server.get(layout.pack(self.torrent.pack), low, high)
+                parts[-1] = server.get(self.name, low, high)
         return b"".join(parts)
 
     def _are_here(self, pieces: range) -> bool:
@@ -165,9 +170,11 @@ class Fetch:
             self.give_up()
             return self.way
         if not status.is_checked:
-            self._last = now
-        idle = now - self._last
+            self.last = now
+        idle = now - self.last
         patience = (STALL_SECONDS if self.came else FIRST_SECONDS) + self._patience
+        # The larger the crowd, the longer it takes until one of it has its turn.
+        patience += min(self.crowd * NODE_SECONDS, MOST_SECONDS)
         if self.way is Way.HELPED:
             if idle < 1 and now - self._since > FLOWING_SECONDS:
                 self.way = Way.SWARM

@@ -24,6 +24,7 @@ from chunkstore.swarm.cache import LOCK, Cache
 from chunkstore.swarm.presence import Presence
 from chunkstore.swarm.session import Banned, Broken, Session
 from chunkstore.swarm.settings import SessionSettings
+from chunkstore.swarm.tracking import Tracker
 
 SERVED_SECONDS: Final = 45.0
 """So long nobody may want anything before a crowd counts as served: two announces of a late one."""
@@ -59,11 +60,13 @@ def give(
     *,
     stopping: threading.Event,
     on_ready: Callable[[int, int], None] = lambda _packs, _port: None,
+    opened: Callable[[str], Tracker] = Tracker,
     wait: bool = False,
 ) -> Given:
     """Give the packs in the cache at `path` until the terms are met, or `stopping` is set.
 
-    `on_ready` hears how many packs there are and the port, once others can connect. Raises
+    `on_ready` hears how many packs there are and the port, once others can connect; `opened` makes
+    the tracker at a URL. Raises
     `NotFound` when there is no cache, `Conflict` when it is in use, unless `wait` says to wait
     until it is free, and `LocalError`.
     """
@@ -74,7 +77,7 @@ def give(
         return Given(0, 0, 0, "stopped")
     with closing(cache), closing(Session(settings)) as session:
         giver = _Giver(cache, session)
-        with Presence(session, giver.heard) as presence:
+        with Presence(session, giver.heard, opened) as presence:
             giver.begin(presence)
             on_ready(len(giver.packs), session.port)
             reason = giver.run(terms, stopping)

@@ -48,11 +48,11 @@ class Presence:
     """Announces the packs of `session`. A context manager; `heard` is called on its thread."""
 
     def __init__(
-        self, session: Session, heard: Heard, authorizations: Callable[[str], str] = lambda _: ""
+        self, session: Session, heard: Heard, opened: Callable[[str], Tracker] = Tracker
     ) -> None:
         self._session = session
         self._heard = heard
-        self._authorizations = authorizations
+        self._opened = opened
         self._peer_id = _CLIENT + os.urandom(6).hex().encode()
         self._swarms: dict[bytes, _Swarm] = {}
         self._trackers: dict[str, Tracker] = {}
@@ -181,5 +181,5 @@ class Presence:
     def _tracker(self, url: str) -> Tracker:
         found = self._trackers.get(url)
         if found is None:
-            found = self._trackers[url] = Tracker(url, authorization=self._authorizations(url))
+            found = self._trackers[url] = self._opened(url)
         return found

@@ -22,7 +22,6 @@ from chunkstore.objects import torrent as torrents
 from chunkstore.objects.torrent import Torrent
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Reader, Span, abandon, doubt
-from chunkstore.storage.backends.http_url import parse_url
 from chunkstore.swarm.announce import Reply
 from chunkstore.swarm.cache import Cache
 from chunkstore.swarm.choice import LEAST_BYTES, Wish, fitting, is_worth_it, priorities
@@ -30,12 +29,15 @@ from chunkstore.swarm.fetch import RUN, Fetch, Way
 from chunkstore.swarm.presence import Presence
 from chunkstore.swarm.session import Banned, Broken, Came, Finished, Session
 from chunkstore.swarm.settings import Figures, SwarmSettings
+from chunkstore.swarm.tracking import Tracker
 
 _STEP: Final = 0.1
 _TICK: Final = 0.25
 _COUNT: Final = 1.0
 _HELP_AGAIN: Final = 3
-"""Failures of the server in a row before those who wait hear of it."""
+"""Failures of the server in a row, and"""
+GONE_SECONDS: Final = 45.0
+"""seconds without a byte from the swarm, before those who wait hear of it."""
 
 
 class SwarmReader:
@@ -59,6 +61,8 @@ class SwarmReader:
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
         self._counted = 0.0
+        self._by_pack: dict[bytes, Fetch] = {}
+        self._wishes: list[Wish] = []
         self._left: list[Fetch] = []
         self._doubted: dict[str, set[Span]] = {}
         self._told = 0
@@ -95,37 +99,37 @@ class SwarmReader:
             # A full or read-only cache, no port, no libtorrent: the bytes come all the same.
             self._settings.tell(f"no swarm: {error}")
 
-    def _choose(self, spans: Mapping[str, Sequence[Span]], reserve: int) -> list[Wish]:
-        wishes = []
+    def _choose(self, spans: Mapping[str, Sequence[Span]], reserve: int) -> dict[str, Wish]:
+        wishes: dict[str, Wish] = {}
         for name, parts in spans.items():
             found = self._torrent(name)
             if found is None:
                 continue
             wish = Wish(found, tuple(parts))
             if self._settings.transport == "swarm" or is_worth_it(wish):
-                wishes.append(wish)
+                wishes[name] = wish
         if not wishes:
-            return []
+            return {}
         if self.cache is None:
             self.cache = self._open_cache()
-        wanted = {wish.torrent.pack for wish in wishes}
+        wanted = {wish.torrent.pack for wish in [*wishes.values(), *self._wishes]}
         room = self.cache.room(self._settings.cache_size, wanted, reserve)
-        chosen = fitting(wishes, room)
+        chosen = fitting(wishes.values(), room)
         if len(chosen) < len(wishes):
             self._settings.tell(
                 f"{len(wishes) - len(chosen)} of {len(wishes)} packs don't fit into the cache: "
                 "they come from the server"
             )
-        return chosen
+        return {name: wish for name, wish in wishes.items() if wish in chosen}
 
     def _torrent(self, name: str) -> Torrent | None:
-        match = layout.PACK_FILE.fullmatch(name)
+        match = layout.PACK_FILE.fullmatch(name) or layout.DELTA_FILE.fullmatch(name)
         if match is None or match["suffix"] != "pack":
             return None
-        pack = bytes.fromhex(match["id"])
+        place = name.removesuffix(".pack") + ".torrent"
         try:
-            data = self._server.get(layout.torrent(pack), 0, torrents.MAX_TORRENT + 1)
-            found = torrents.parse(data, pack, layout.torrent(pack))
+            data = self._server.get(place, 0, torrents.MAX_TORRENT + 1)
+            found = torrents.parse(data, bytes.fromhex(match["id"]), place)
         except NotFound:
             return None  # a store of before, or one that nobody tracks
         except Corrupt as error:
@@ -134,22 +138,23 @@ class SwarmReader:
         found = found._replace(trackers=self._settings.trackers or found.trackers)
         return found if found.trackers else None
 
-    def _join(self, wishes: list[Wish]) -> None:
+    def _join(self, wishes: dict[str, Wish]) -> None:
         session = self._opened()
         assert self._presence is not None
         assert self.cache is not None
-        for wish in wishes:
-            fetch = Fetch(wish, self.cache.directory)
+        for name, wish in wishes.items():
+            fetch = Fetch(name, wish, self.cache.directory)
             pieces = wish.torrent.pieces
             self.cache.keep(wish.torrent)
             session.fetch(wish.torrent, self.cache.path, priorities(pieces, wish.pieces, None, 0))
-            self._fetches[layout.pack(wish.torrent.pack)] = fetch
+            self._fetches[name] = self._by_pack[wish.torrent.pack] = fetch
+            self._wishes.append(wish)
             self._presence.join(wish.torrent, wish.torrent.trackers)
 
     def _opened(self) -> Session:
         if self._session is None:
             self._session = Session(self._settings.session)
-            self._presence = Presence(self._session, self._heard, self._authorization)
+            self._presence = Presence(self._session, self._heard, self._tracker)
             self._presence.__enter__()
             for name, work in (("swarm", self._watch), ("help", self._help)):
                 thread = threading.Thread(target=work, name=name, daemon=True)
@@ -161,7 +166,7 @@ class SwarmReader:
 
     def _heard(self, pack: bytes, answer: Reply | ChunkstoreError) -> None:
         """Connect to those the tracker knows; on the announcing thread."""
-        fetch, session = self._fetches.get(layout.pack(pack)), self._session
+        fetch, session = self._by_pack.get(pack), self._session
         if fetch is None or session is None:
             return
         if not isinstance(answer, Reply):
@@ -175,12 +180,8 @@ class SwarmReader:
             )
         session.connect(pack, answer.peers)
 
-    def _authorization(self, url: str) -> str:
-        """The credentials of the remote, for a tracker on the same server only."""
-        if not self._settings.home:
-            return ""
-        home, secret = parse_url(self._settings.home)
-        return secret if parse_url(url)[0].origin == home.origin else ""
+    def _tracker(self, url: str) -> Tracker:
+        return Tracker(url, home=self._settings.home, access=self._settings.access)
 
     def _watch(self) -> None:
         """Take in what the session tells, and keep an eye on every fetch."""
@@ -189,7 +190,7 @@ class SwarmReader:
         # In steps: to wake for each block costs more than the block.
         while not self._closing.wait(_STEP):
             for event in self._session.events(0):
-                fetch = self._fetches.get(layout.pack(event.pack))
+                fetch = self._by_pack.get(event.pack)
                 match event:
                     case Came(_, size, peer) if fetch is not None:
                         fetch.take(size, peer, time.monotonic())
@@ -257,17 +258,19 @@ class SwarmReader:
                         failures = 0
                     except ChunkstoreError as error:
                         failures += 1
-                        if failures >= _HELP_AGAIN:
-                            # Those who wait meet the same, and say so.
+                        idle = time.monotonic() - fetch.last
+                        if failures >= _HELP_AGAIN and idle > GONE_SECONDS:
+                            # Neither has it. Those who wait meet the same, and say so.
                             self._settings.tell(f"{error}")
                             fetch.give_up()
                             failures = 0
+                        break
 
     def _fetch_run(self, fetch: Fetch, run: range) -> None:
         assert self._session is not None
         found = fetch.torrent
         start, stop = found.span(run[0])[0], found.span(run[-1])[1]
-        data = self._server.get(layout.pack(found.pack), start, stop)
+        data = self._server.get(fetch.name, start, stop)
         for piece in run:
             low, high = found.span(piece)
             part = data[low - start : high - start]

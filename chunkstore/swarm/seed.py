@@ -7,6 +7,7 @@ of others the seed announces itself there.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import suppress
@@ -24,12 +25,12 @@ _TICK: Final = 1.0
 
 
 class FirstSeed:
-    """Offers packs that lie in `directory`. Raises `LocalError` when it can't listen."""
+    """Offers packs of the store at `root`. Raises `LocalError` when it can't listen."""
 
     def __init__(
-        self, directory: str, settings: SessionSettings, trackers: tuple[str, ...] = ()
+        self, root: str, settings: SessionSettings, trackers: tuple[str, ...] = ()
     ) -> None:
-        self._directory = directory
+        self._root = root
         self._trackers = trackers
         self._session = Session(settings)
         self.port = self._session.port
@@ -42,15 +43,15 @@ class FirstSeed:
         self._thread = threading.Thread(target=self._run, name="seed", daemon=True)
         self._thread.start()
 
-    def offer(self, torrent: Torrent) -> None:
-        """Offer a pack, or go on offering it."""
+    def offer(self, torrent: Torrent, folder: str) -> None:
+        """Offer a pack that lies in `folder`, or go on offering it."""
         with self._lock:
             is_new = torrent.pack not in self._offered
             self._offered[torrent.pack] = time.monotonic()
             if not is_new:
                 return
             with suppress(LocalError):
-                self._session.seed(torrent, self._directory)
+                self._session.seed(torrent, os.path.join(self._root, folder))
         if self._presence is not None:
             self._presence.join(torrent, self._trackers, fetches=False)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from chunkstore.errors import Usage
+
+if TYPE_CHECKING:
+    from chunkstore.storage.backends.http_access import Access
 
 Transport = Literal["auto", "http", "swarm"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -39,7 +42,8 @@ class SessionSettings:
 @dataclass(frozen=True)
 class SwarmSettings:
     """How a node takes part. `trackers` stand in for those that torrents name. `home`
-    is the URL of the remote: the credentials in it are for a tracker on the same server as well.
+    is the URL of the remote: its credentials, and `access`, are for a tracker on the same server
+    as well.
 
     `cache_size` bounds the bytes of the cache, None leaves that to the room there is. `staging` is
     a directory for it, such as one in memory; else it is in the node's own state. `tell` takes
@@ -53,6 +57,7 @@ class SwarmSettings:
     session: SessionSettings = field(default_factory=SessionSettings)
     trackers: tuple[str, ...] = ()
     home: str = ""
+    access: Access | None = None
     cache_size: int | None = None
     staging: str = ""
     tell: Callable[[str], None] = lambda _: None

@@ -6,9 +6,8 @@ to a bound; credentials in a URL go to its own host only, and into no message.
 
 from __future__ import annotations
 
-import ssl
-
 from chunkstore.errors import Corrupt, TransferError
+from chunkstore.storage.backends.http_access import Access
 from chunkstore.storage.backends.http_connection import Reply as HttpReply
 from chunkstore.storage.backends.http_pool import Meter, Pool
 from chunkstore.storage.backends.http_url import parse_url
@@ -19,16 +18,25 @@ PATIENCE = 4.0
 
 
 class Tracker:
-    """A tracker at a URL. `authorization` is a header's value, for a store that wants one."""
+    """A tracker at a URL, reached as `access` says if it is on the server at `home`."""
 
-    def __init__(
-        self, url: str, *, authorization: str = "", tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, url: str, *, home: str = "", access: Access | None = None) -> None:
         self._url, own = parse_url(url)
+        base, secret = parse_url(home) if home else (None, "")
+        is_home = base is not None and base.origin == self._url.origin
+        authorization = secret if is_home else ""
+        if is_home and access is not None:
+            authorization = access.authorization or secret
         self._headers = {"User-Agent": "imgstore", "Accept-Encoding": "identity"}
         if own or authorization:
             self._headers["Authorization"] = own or authorization
-        self._pool = Pool(limit=1, patience=PATIENCE, meter=Meter(), tls=tls)
+        self._pool = Pool(
+            limit=1,
+            patience=PATIENCE,
+            meter=Meter(),
+            access=access,
+            home=base.origin if base is not None else None,
+        )
 
     def __str__(self) -> str:
         return str(self._url)

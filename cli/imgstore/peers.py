@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from imgstore.output import Output
+from imgstore.remotes import access
 
 if TYPE_CHECKING:
     from chunkstore.swarm.settings import SessionSettings, SwarmSettings
@@ -44,6 +46,7 @@ def swarm_settings(
         session=session_settings(options),
         trackers=tuple(options.trackers),
         home=location,
+        access=access(options),
         cache_size=options.cache_size,
         staging=options.staging or "",
         tell=output.remark,
@@ -81,6 +84,7 @@ def giver(options: Namespace, output: Output) -> Callable[[str, bool], None]:
                 stdout=said,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
+                env={**os.environ, **_access_variables(options)},
             )
         except OSError as error:
             output.remark(f"nobody goes on giving: {error.strerror}")
@@ -96,8 +100,19 @@ def giver(options: Namespace, output: Output) -> Callable[[str, bool], None]:
     return give
 
 
+def _access_variables(options: Namespace) -> dict[str, str]:
+    """What the remote, and so its tracker, wants to see, for a program without such options."""
+    names = {
+        "IMGSTORE_TOKEN_FILE": "token_file",
+        "IMGSTORE_CA": "ca",
+        "IMGSTORE_CLIENT_CERT": "client_cert",
+        "IMGSTORE_CLIENT_KEY": "client_key",
+    }
+    given = {name: getattr(options, option, None) for name, option in names.items()}
+    return {name: os.path.abspath(value) for name, value in given.items() if value}
+
+
 def _first_line(descriptor: int) -> bytes:
-    import os
     import select
 
     ready, _, _ = select.select([descriptor], [], [], _READY_SECONDS)

@@ -27,7 +27,7 @@ def remote_reader(location: str, options: Namespace) -> Reader:
     return open_reader(
         location,
         limit_rate=getattr(options, "limit_rate", None),
-        access=_access(options),
+        access=access(options),
         mirrors=mirrors,
     )
 
@@ -41,7 +41,7 @@ def without_secrets(location: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def _access(options: Namespace) -> Access | None:
+def access(options: Namespace) -> Access | None:
     """What options and environment say; None when they say nothing."""
     said = {
         "authority": _said(options, "ca", "IMGSTORE_CA"),

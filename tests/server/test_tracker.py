@@ -134,7 +134,8 @@ class StillSeed:
         self.offered: list[str] = []
         self.is_closed = False
 
-    def offer(self, wanted: torrent.Torrent) -> None:
+    def offer(self, wanted: torrent.Torrent, folder: str) -> None:
+        assert folder == "packs"
         self.offered.append(wanted.pack.hex())
 
     def rates(self) -> dict[bytes, tuple[int, int]]:

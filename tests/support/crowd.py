@@ -14,12 +14,13 @@ from aiohttp import web
 from chunkstore.objects import torrent as torrents
 from chunkstore.objects.names import parse_spec
 from chunkstore.objects.torrent import Torrent
-from chunkstore.pull import PullOptions, PullReport, pull
+from chunkstore.pull import PullReport, pull
 from chunkstore.server import SERVICE, running
 from chunkstore.storage.backends import open_reader
 from chunkstore.storage.metered import MeteredReader
 from chunkstore.storage.store import Store
 from chunkstore.swarm.settings import SessionSettings, SwarmSettings
+from support import stores
 
 LOOPBACK = SessionSettings(addresses=("127.0.0.1",), ports=(20_000, 29_999))
 
@@ -39,7 +40,7 @@ class Node:
             return pull(
                 *(reader, [parse_spec(spec)], str(self.directory)),
                 location=url,
-                options=PullOptions(swarm=settings, **options),
+                options=replace(stores.trusting(), swarm=settings, **options),
             )
 
     def reads(self, url: str) -> tuple[MeteredReader, Any]:
@@ -93,8 +94,7 @@ class Rig:
 
                 settings = replace(LOOPBACK, limit_upload=limit)
                 trackers = service.get("trackers", ())
-                packs = str(self.root / "packs")
-                app[SERVICE].seed = lambda: FirstSeed(packs, settings, trackers)
+                app[SERVICE].seed = lambda: FirstSeed(str(self.root), settings, trackers)
 
         with running(self.root, extend=extend) as url:
             yield url

@@ -24,6 +24,7 @@ from chunkstore.storage.backends import http
 from chunkstore.storage.store import Store
 from chunkstore.swarm import fetch as fetching
 from chunkstore.swarm import giving
+from chunkstore.swarm import reader as reading
 from chunkstore.swarm.cache import Cache
 from chunkstore.swarm.fetch import Way
 from chunkstore.swarm.settings import parse_network
@@ -393,6 +394,37 @@ def test_no_server_and_no_swarm_is_an_error_at_last(rig: Rig, monkeypatch: pytes
         reader.get(layout.pack(found.pack), 0, 1000)
 
 
+def test_a_server_that_is_gone_is_no_help_and_the_swarm_is_waited_for(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    """The only peer gives half, pauses until the server is dead and its help has failed, and goes
+    on. With nobody left at all, it is an error in the end."""
+    monkeypatch.setattr(http, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(reading, "GONE_SECONDS", 8.0)
+    found = rig.largest()
+    name = layout.pack(found.pack)
+    node = rig.node("node")
+    given: set[int] = set()
+    may_go_on = threading.Event()
+
+    def pausing(piece: int, data: bytes) -> bytes:
+        given.add(piece)
+        if len(given) > found.pieces // 2:
+            may_go_on.wait(60)
+        return data
+
+    with Peer(found, rig.data(found), pausing) as peer:
+        with rig.server(seeds=False) as url:
+            peer.announce(f"{url}/announce")
+            server, reader = node.reads(url)
+            reader.foresee(whole(found))
+            reader.get(name, 0, 1)
+        with closing(server), closing(reader):
+            threading.Timer(5.0, may_go_on.set).start()
+            assert reader.get(name, 0, found.size) == rig.data(found)
+            assert any("the server helps" in remark for remark in node.remarks)
+
+
 def test_who_waits_can_be_let_go(rig: Rig):
     found = rig.largest()
     name = layout.pack(found.pack)
@@ -532,7 +564,7 @@ def test_ways(rig: Rig):
     found = rig.largest()
 
     def fetch() -> Fetch:
-        made = Fetch(Wish(found, ((0, found.size),)), -1)
+        made = Fetch(layout.pack(found.pack), Wish(found, ((0, found.size),)), -1)
         made.peers.add(Known(bytes(4), 1))
         return made
 
@@ -540,7 +572,7 @@ def test_ways(rig: Rig):
     alone = status._replace(peers=0)
     peer = ("10.0.0.1", 1)
     fresh = fetch()
-    begun = fresh._last
+    begun = fresh.last
     assert fresh.judge(status, begun + fetching.FIRST_SECONDS * 0.9) is Way.SWARM
     fresh.take(5, peer, begun + fetching.FIRST_SECONDS)
     assert fresh.judge(status, begun + fetching.FIRST_SECONDS) is Way.SWARM

@@ -147,7 +147,16 @@ def test_transmission_takes_and_gives(rig: Rig, tmp_path: Path):
             stack.enter_context(transmission(machine, url, pack, place))
         wait_for(lambda: b'"seeds": 1' in fetched(alone, f"{urls[2]}/swarm"), "seeding")
         node = tmp_path / "node"
-        command = [*IMGSTORE, "-v", "--json", "pull", f"{urls[2]}/web", str(node), "--no-seed"]
+        command = [
+            *IMGSTORE,
+            "-v",
+            "--json",
+            "pull",
+            "--trust-first",
+            f"{urls[2]}/web",
+            str(node),
+            "--no-seed",
+        ]
         # Else the server, which helps until it has made up its mind, is done before.
         command += ["--limit-rate", "500k"]
         with alone.start([*command, "--transport", "swarm"], stdout=subprocess.PIPE) as process:

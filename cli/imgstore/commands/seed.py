@@ -13,6 +13,7 @@ from chunkstore.errors import NotFound
 from chunkstore.objects.names import STATE_DIR
 from imgstore.output import Output, counted, human
 from imgstore.peers import session_settings
+from imgstore.remotes import access
 
 
 def run(options: Namespace, output: Output) -> int:
@@ -23,7 +24,9 @@ def run(options: Namespace, output: Output) -> int:
     if options.background and os.fork():
         # Whoever started us waits for this end, and not for that of our child.
         os._exit(0)
+    from chunkstore.pull import remembered
     from chunkstore.swarm.giving import Terms, give
+    from chunkstore.swarm.tracking import Tracker
 
     stopping = threading.Event()
 
@@ -44,8 +47,11 @@ def run(options: Namespace, output: Output) -> int:
 
     is_background = options.background
     terms = Terms(options.seed_time, options.seed_ratio, is_background, is_background)
+    known = remembered(options.directory)
+    home, said = known.remote if known is not None else "", access(options)
     given = give(
         *(path, session_settings(options), terms),
+        opened=lambda url: Tracker(url, home=home if "://" in home else "", access=said),
         stopping=stopping,
         on_ready=ready,
         wait=not is_background,

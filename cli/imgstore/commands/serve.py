@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from argparse import Namespace
@@ -91,7 +90,7 @@ def _seeding(
         # Where nodes reach the server, and nowhere else.
         with suppress(Usage):
             settings = replace(settings, addresses=(parse_address(host),))
-    return lambda: FirstSeed(os.path.join(root, "packs"), settings, tuple(options.trackers))
+    return lambda: FirstSeed(root, settings, tuple(options.trackers))
 
 
 def _log(access: Access) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from chunkstore.errors import Corrupt, NotFound, Usage
 from chunkstore.objects.digest import parse_hex
-from chunkstore.storage.backends import open_reader
 from imgstore.output import Output, human, table
+from imgstore.remotes import remote_reader
 
 _MAX_STATUS = 16 * 1024 * 1024
 _FIGURES = ("seeds", "leechers", "finished", "peers_rate", "server_rate", "server_sent")
@@ -20,7 +20,7 @@ def run(options: Namespace, output: Output) -> int:
     """List the packs somebody is fetching or giving."""
     if "://" not in options.remote:
         raise Usage(f"{options.remote}: only a server has swarms; write http://HOST:PORT")
-    with closing(open_reader(options.remote)) as reader:
+    with closing(remote_reader(options.remote, options)) as reader:
         try:
             data = reader.get("swarm", 0, _MAX_STATUS)
         except NotFound as error:
