@@ -166,7 +166,7 @@ class Crowd:
             subprocess.run(["cp", "-a", str(self._update.before), str(tree)], check=True)
         elif number == 0:
             remote = f"{self._update.store}/web:base"
-            subprocess.run([*IMGSTORE, "-q", "pull", "--insecure", remote, str(tree)], check=True)
+            subprocess.run([*IMGSTORE, "-q", "pull", "--trust-first", remote, str(tree)], check=True)
         else:
             subprocess.run(["cp", "-a", str(self._tree(0)), str(tree)], check=True)
 
@@ -210,7 +210,7 @@ class Crowd:
             # Compressed, as packs are.
             return ["rsync", "-aHAXz", "--delete", f"{self._url}/", tree]
         transport = "http" if self._contender == "http" else "swarm"
-        command = [*IMGSTORE, "-v", "--json", "pull", "--insecure", f"{self._url}/web", tree]
+        command = [*IMGSTORE, "-v", "--json", "pull", "--trust-first", f"{self._url}/web", tree]
         return [*command, "--transport", transport, "--peer-listen", self._nodes[number].address]
 
     @property
@@ -316,7 +316,8 @@ class Crowd:
 
     def _is_out(self) -> bool:
         """Whether each part of the packs is in the cache of some node, as the files' holes tell."""
-        for pack in self._update.store.glob("packs/*.pack"):
+        store = self._update.store
+        for pack in [*store.glob("packs/*.pack"), *store.glob("deltas/*.pack")]:
             size = pack.stat().st_size
             found = bytearray(-(-size // 4096))
             files = list(self._place.glob(f"node*/.imgstore/swarm/{pack.name}"))

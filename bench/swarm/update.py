@@ -6,6 +6,7 @@ changed file is taken until the packs of the update are as large as asked for; o
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -26,7 +27,7 @@ _NEAR = 0.05
 class Update:
     """`store` holds both versions of `web`; `before` and `after` are their trees.
 
-    `size` is what the second version's packs weigh.
+    `size` is what a node has to fetch, as packs and delta packs have it.
     """
 
     store: Path
@@ -59,20 +60,22 @@ def _make(place: Path, size: float, trees: tuple[Path, Path] | None) -> Update:
     else:
         _chosen(before, after, size, trees)
     store = place / "store"
-    _commit(store, before)
-    known = _packs(store)
-    _commit(store, after)
-    fresh = {path: weight for path, weight in _packs(store).items() if path not in known}
-    return Update(store, before, after, sum(fresh.values()))
+    for tree in (before, after):
+        subprocess.run(
+            [*IMGSTORE, "--store", str(store), "-q", "commit", "web", str(tree)], check=True
+        )
+    return Update(store, before, after, _moving(store, place / "node"))
 
 
-def _commit(store: Path, tree: Path) -> None:
-    command = [*IMGSTORE, "--store", str(store), "-q", "commit", "web", str(tree)]
-    subprocess.run(command, check=True)
-
-
-def _packs(store: Path) -> dict[Path, int]:
-    return {path: path.stat().st_size for path in store.glob("packs/*.pack")}
+def _moving(store: Path, node: Path) -> int:
+    """The stored bytes that an update of a node takes."""
+    first = [*IMGSTORE, "-q", "pull", "--trust-first", f"{store}/web:base", str(node)]
+    subprocess.run(first, check=True)
+    dry = [*IMGSTORE, "--json", "pull", "--dry-run", "--trust-first", f"{store}/web", str(node)]
+    told = subprocess.run(dry, check=True, capture_output=True)
+    shutil.rmtree(node)
+    size: int = json.loads(told.stdout)["moving_bytes"]
+    return size
 
 
 def _made_up(before: Path, after: Path, size: int) -> None:
