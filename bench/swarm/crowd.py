@@ -166,7 +166,9 @@ class Crowd:
             subprocess.run(["cp", "-a", str(self._update.before), str(tree)], check=True)
         elif number == 0:
             remote = f"{self._update.store}/web:base"
-            subprocess.run([*IMGSTORE, "-q", "pull", "--trust-first", remote, str(tree)], check=True)
+            subprocess.run(
+                [*IMGSTORE, "-q", "pull", "--trust-first", remote, str(tree)], check=True
+            )
         else:
             subprocess.run(["cp", "-a", str(self._tree(0)), str(tree)], check=True)
 
