@@ -40,8 +40,6 @@ MOST_SECONDS: Final = 15.0
 """but at most so much."""
 FLOWING_SECONDS: Final = 2.0
 """So long a swarm has to give before help ends."""
-RUN: Final = 8
-"""Pieces asked of the server at once."""
 
 
 class Way(Enum):

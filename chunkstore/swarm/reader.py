@@ -10,11 +10,11 @@ to `fetch`, and the tree to others: all it writes is its cache.
 from __future__ import annotations
 
 import ipaddress
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Final
 
 from chunkstore.errors import ChunkstoreError, Corrupt, LocalError, NotFound
@@ -25,7 +25,8 @@ from chunkstore.storage.backend import Reader, Span, abandon, doubt
 from chunkstore.swarm.announce import Reply
 from chunkstore.swarm.cache import Cache
 from chunkstore.swarm.choice import LEAST_BYTES, Wish, fitting, is_worth_it, priorities
-from chunkstore.swarm.fetch import RUN, Fetch, Way
+from chunkstore.swarm.fetch import Fetch, Way
+from chunkstore.swarm.help import Helper
 from chunkstore.swarm.presence import Presence
 from chunkstore.swarm.session import Banned, Broken, Came, Finished, Session
 from chunkstore.swarm.settings import Figures, SwarmSettings
@@ -34,10 +35,6 @@ from chunkstore.swarm.tracking import Tracker
 _STEP: Final = 0.1
 _TICK: Final = 0.25
 _COUNT: Final = 1.0
-_HELP_AGAIN: Final = 3
-"""Failures of the server in a row, and"""
-GONE_SECONDS: Final = 45.0
-"""seconds without a byte from the swarm, before those who wait hear of it."""
 
 
 class SwarmReader:
@@ -156,7 +153,9 @@ class SwarmReader:
             self._session = Session(self._settings.session)
             self._presence = Presence(self._session, self._heard, self._tracker)
             self._presence.__enter__()
-            for name, work in (("swarm", self._watch), ("help", self._help)):
+            helper = Helper(self._server, self._session, self._settings.tell, self._closing)
+            help_all = partial(helper.run, lambda: list(self._fetches.values()))
+            for name, work in (("swarm", self._watch), ("help", help_all)):
                 thread = threading.Thread(target=work, name=name, daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -238,47 +237,6 @@ class SwarmReader:
             self._session.remove(fetch.torrent.pack)
         if self._presence is not None:
             self._presence.leave(fetch.torrent.pack)
-
-    def _help(self) -> None:
-        """Read pieces from the server while swarms stall, each node others first."""
-        failures = 0
-        asked: dict[bytes, set[int]] = {}
-        while not self._closing.wait(_TICK):
-            for fetch in list(self._fetches.values()):
-                given = asked.setdefault(fetch.torrent.pack, set())
-                if fetch.way is not Way.HELPED:
-                    given.clear()
-                while fetch.way is Way.HELPED and not self._closing.is_set():
-                    run = _run([piece for piece in fetch.missing if piece not in given])
-                    if not run:
-                        break
-                    try:
-                        self._fetch_run(fetch, run)
-                        given.update(run)
-                        failures = 0
-                    except ChunkstoreError as error:
-                        failures += 1
-                        idle = time.monotonic() - fetch.last
-                        if failures >= _HELP_AGAIN and idle > GONE_SECONDS:
-                            # Neither has it. Those who wait meet the same, and say so.
-                            self._settings.tell(f"{error}")
-                            fetch.give_up()
-                            failures = 0
-                        break
-
-    def _fetch_run(self, fetch: Fetch, run: range) -> None:
-        assert self._session is not None
-        found = fetch.torrent
-        start, stop = found.span(run[0])[0], found.span(run[-1])[1]
-        data = self._server.get(fetch.name, start, stop)
-        for piece in run:
-            low, high = found.span(piece)
-            part = data[low - start : high - start]
-            if not found.is_right(piece, part):
-                # The torrent is of something else; the digests of chunks know what is right.
-                fetch.give_up()
-                return
-            self._session.give(found.pack, piece, part)
 
     # Doubt, figures, the end
 
@@ -367,15 +325,3 @@ class SwarmReader:
             for thread in self._threads:
                 with suppress(RuntimeError):
                     thread.join()
-
-
-def _run(pieces: Sequence[int]) -> range:
-    """Some neighbouring ones of these pieces, from a place that chance chose."""
-    if not pieces:
-        return range(0)
-    place = random.randrange(len(pieces))
-    first = pieces[place]
-    count = 1
-    while count < RUN and place + count < len(pieces) and pieces[place + count] == first + count:
-        count += 1
-    return range(first, first + count)

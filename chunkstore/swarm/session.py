@@ -4,10 +4,6 @@ Promises: peers come from whoever calls `connect`, and by themselves from nowher
 exchange of peers, no local discovery, no port mapping, and torrents are private as well. A piece is
 told of as finished only when its bytes can be read from the file. What is not libtorrent's, such as
 trackers and giving up, is left to others.
-
-The settings are measured choices: uTP is an order of magnitude slower than TCP between machines of
-one network; with the default request queue a node fetches seconds of neighbouring pieces from the
-seed, which then sends them several times over.
 """
 
 from __future__ import annotations
@@ -26,41 +22,8 @@ from chunkstore.errors import LocalError
 from chunkstore.objects.torrent import Torrent
 from chunkstore.swarm.announce import Peer
 from chunkstore.swarm.settings import SessionSettings
+from chunkstore.swarm.tuning import TUNING
 
-_FIXED: Final[dict[str, Any]] = {
-    "user_agent": "imgstore",
-    "enable_dht": False,
-    "enable_lsd": False,
-    "enable_upnp": False,
-    "enable_natpmp": False,
-    "enable_outgoing_utp": False,
-    "enable_incoming_utp": False,
-    "webtorrent_stun_server": "",
-    # Encryption without keys keeps nobody out. Taken from others' clients, never begun.
-    "out_enc_policy": 2,
-    "in_enc_policy": 1,
-    "choking_algorithm": 0,
-    "unchoke_slots_limit": -1,
-    "whole_pieces_threshold": 1,
-    "request_queue_time": 1,
-    "initial_picker_threshold": 0,
-    # Several nodes behind one address are several nodes.
-    "allow_multiple_connections_per_ip": True,
-    # What came from whom is counted per connection.
-    "close_redundant_connections": False,
-    "smooth_connects": False,
-    "connection_speed": 200,
-    "torrent_connect_boost": 60,
-    "peer_connect_timeout": 4,
-    "handshake_timeout": 6,
-    "request_timeout": 10,
-    "piece_timeout": 8,
-    "min_reconnect_time": 2,
-    "max_failcount": 6,
-    "aio_threads": 2,
-    "hashing_threads": 1,
-    "alert_queue_size": 20_000,
-}
 _ALL: Final = (
     ("0.0.0.0", "255.255.255.255"),
     ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
@@ -158,7 +121,7 @@ class Session:
         for port in range(low, high + 1):
             if not _is_free(self._settings.addresses, port):
                 continue
-            values = _FIXED | {
+            values = TUNING | {
                 "alert_mask": int(mask),
                 "listen_interfaces": ",".join(
                     f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

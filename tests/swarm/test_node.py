@@ -24,7 +24,7 @@ from chunkstore.storage.backends import http
 from chunkstore.storage.store import Store
 from chunkstore.swarm import fetch as fetching
 from chunkstore.swarm import giving
-from chunkstore.swarm import reader as reading
+from chunkstore.swarm import help as helping
 from chunkstore.swarm.cache import Cache
 from chunkstore.swarm.fetch import Way
 from chunkstore.swarm.settings import parse_network
@@ -400,7 +400,7 @@ def test_a_server_that_is_gone_is_no_help_and_the_swarm_is_waited_for(
     """The only peer gives half, pauses until the server is dead and its help has failed, and goes
     on. With nobody left at all, it is an error in the end."""
     monkeypatch.setattr(http, "_FIRST_WAIT", 0.01)
-    monkeypatch.setattr(reading, "GONE_SECONDS", 8.0)
+    monkeypatch.setattr(helping, "GONE_SECONDS", 8.0)
     found = rig.largest()
     name = layout.pack(found.pack)
     node = rig.node("node")
