@@ -185,21 +185,18 @@ class TarReader:
         stored = 0
         if kind == FILE or flavour == _DUMPDIR:
             stored = _number(records, b"size", header.size, where)
-        if stored < 0:
-            raise Corrupt(f"{where}: a size of {stored} bytes", where=where)
-        dumpdir = None
-        if kind == DIRECTORY:
-            dumpdir = records.get(b"GNU.dumpdir")
-            if flavour == _DUMPDIR:
-                if stored > MAX_EXTENSION:
-                    raise Unsupported(f"{where}: a listing of {stored} bytes", where=where)
-                dumpdir = self._source.take(stored)
-                self._end = self._source.position + -stored % BLOCK_SIZE
-        if flavour != _DUMPDIR:
+        if stored < 0 or not name:
+            raise Corrupt(f"{where}: a member of {stored} bytes can't be", where=where)
+        dumpdir = records.get(b"GNU.dumpdir") if kind == DIRECTORY else None
+        if flavour == _DUMPDIR:
+            if stored > MAX_EXTENSION:
+                raise Unsupported(f"{where}: a listing of {stored} bytes", where=where)
+            dumpdir = self._source.take(stored)
+            self._runs, self._size = None, 0
+            self._end = self._source.position + -stored % BLOCK_SIZE
+        else:
             self._lay_out(flavour, stored, block, records, where)
-        path = path_of(name, where) if name else None
-        if not name:
-            raise Corrupt(f"{where}: it can't be part of an image", where=where)
+        path = path_of(name, where)
         if path is None or flavour == _LABEL:
             self.remarks["members that are no part of an image"] += 1
             return None

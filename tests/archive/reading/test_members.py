@@ -82,6 +82,14 @@ def test_kinds(flavour: bytes, kind: int) -> None:
     assert found.member.device == device
 
 
+def test_only_a_file_has_runs() -> None:
+    """Also behind one, and whatever listing is with a directory."""
+    listing = block(b"d", flavour=b"D", size=4) + padded(b"Na\0\0")
+    one, two, three = read(file(b"a", b"x" * 600) + listing + symlink(b"s", b"t") + END)
+    assert [found.runs for found in (one, two, three)] == [[(0, 600)], [], []]
+    assert (two.member.kind, two.member.dumpdir) == (DIRECTORY, b"Na\0\0")
+
+
 def test_links() -> None:
     one, other = read(symlink(b"s", b"../some//where/") + hardlink(b"h", b"./a/./b") + END)
     assert (one.member.kind, one.member.target) == (SYMLINK, b"../some//where/")
