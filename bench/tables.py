@@ -196,7 +196,7 @@ def machine(work: Path, programs: Sequence[Sequence[str]]) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_mb": int(memory[1]) // 1000 if memory else None,
         "kernel": platform.release(),
-        "file_system": kind.stdout.strip(),
+        "file_system": next(iter(kind.stdout.split()), ""),
         "python": platform.python_version(),
         "python_build": sys.version.partition("[")[2].rstrip("]"),
         "load": [round(load, 2) for load in os.getloadavg()],
