@@ -9,7 +9,7 @@ import threading
 from argparse import Namespace
 from types import FrameType
 
-from chunkstore.errors import NotFound
+from chunkstore.errors import Conflict, NotFound
 from chunkstore.objects.names import STATE_DIR
 from imgstore.output import Output, counted, human
 from imgstore.peers import session_settings
@@ -75,14 +75,15 @@ def _cache(options: Namespace) -> str:
 
 
 def _stop(path: str, directory: str, output: Output) -> int:
-    from contextlib import closing
+    from contextlib import closing, suppress
 
     from chunkstore.swarm.cache import Cache
     from chunkstore.swarm.giving import stop
 
     is_stopped = stop(path)
     if os.path.isdir(path):
-        with closing(Cache(path)) as cache:
+        # A service, or a pull, that waited for its turn has it now.
+        with suppress(Conflict), closing(Cache(path)) as cache:
             cache.clear()
     text = f"{directory} gives no more" if is_stopped else f"nobody was giving from {directory}"
     output.report(text, {"directory": directory, "stopped": is_stopped})
