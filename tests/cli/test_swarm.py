@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from support.live import Ended, imgstore
@@ -94,6 +96,23 @@ def test_a_node_gives_on_after_its_pull_and_is_stopped(
         assert not cached(tmp_path / "first")
         assert imgstore("seed", "--stop", tmp_path / "first", "--json").document["stopped"] is False
         assert imgstore("swarm", url).err == f"imgstore: nobody is in a swarm of {url}\n"
+
+
+def test_a_store_with_a_token_has_a_tracker_with_the_same(
+    store: Path, tmp_path: Path, pulled: Callable[..., Ended]
+):
+    token = tmp_path / "token"
+    token.write_text("open-sesame\n")
+    with served(store, "--token-file", str(token)) as url:
+        found = pulled(
+            *(url, "node", "--transport", "swarm", "--token-file", str(token)),
+        ).document
+        assert found["swarm"]["from_seed"] > 5_000_000
+        for place in ("announce", "scrape", "swarm"):
+            with pytest.raises(HTTPError) as caught:
+                urlopen(f"{url}/{place}")
+            assert caught.value.code == 401
+            caught.value.close()
 
 
 def test_remarks_are_for_those_who_ask(store: Path, tmp_path: Path, pulled: Callable[..., Ended]):

@@ -106,6 +106,24 @@ def test_a_store_that_nobody_tracks_is_read_over_http(rig: Rig):
             assert reader.figures.from_seed + reader.figures.from_peers > 0
 
 
+def test_delta_packs_travel_by_swarm_too(rig: Rig):
+    node = rig.node("node")
+    with rig.server() as url:
+        node.pull(url)
+        for path in rig.tree.rglob("f*"):
+            data = bytearray(path.read_bytes())
+            for place in range(0, len(data), 10_000):
+                data[place] ^= 1
+            path.write_bytes(data)
+        stores.settle()
+        stores.record(rig.store, rig.tree)
+        report = node.pull(url)
+    assert_same(rig.tree, node.directory)
+    assert report.delta_chunks > 0
+    assert report.swarm.packs > 0
+    assert report.swarm.from_seed > 0
+
+
 def test_few_bytes_and_scattered_ones_are_read_over_http(rig: Rig):
     found = rig.largest()
     node = rig.node("node", transport="auto")
