@@ -18,8 +18,9 @@ import pytest
 from support import stores, trees
 from support.tarballs import END, block, file, folder, hardlink, pax, symlink
 
+from chunkstore.archive import sidecar
 from chunkstore.archive.reading import tree
-from chunkstore.archive.reading.archives import STANDARD_INPUT, deletions_beside
+from chunkstore.archive.reading.archives import STANDARD_INPUT
 from chunkstore.errors import ChunkstoreError, Corrupt, LocalError, NotFound, Usage
 from chunkstore.export import export
 from chunkstore.export.oci import export_image
@@ -126,8 +127,8 @@ def test_lists_of_deletions_that_are_none(store: Store, place: Path, listed: byt
 
 @pytest.mark.parametrize("end", ["tar.gz", "tgz", "tar.zst", "tar.xz", "tar"])
 def test_where_the_list_is(end: str) -> None:
-    assert deletions_beside(f"/a.b/image-diff.{end}") == "/a.b/image-diff.deletions"
-    assert deletions_beside("/a/image-diff") == "/a/image-diff.deletions"
+    assert sidecar.beside(f"/a.b/image-diff.{end}") == "/a.b/image-diff.deletions"
+    assert sidecar.beside("/a/image-diff") == "/a/image-diff.deletions"
 
 
 def test_over_a_version_of_the_store(store: Store) -> None:

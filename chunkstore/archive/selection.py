@@ -20,7 +20,7 @@ So whatever is still there when a member is unpacked is of the same kind and goe
 name. GNU tar, libarchive and busybox remove what is in the way of a file themselves; the third
 point is for the others.
 
-Promises: pure; memory is the depth of the tree. How removals are recorded is `sidecar` here, or
+Promises: pure; memory is the depth of the tree. How removals are recorded is a matter of `sidecar`,
 `dumpdir` or `whiteout`, as the caller likes.
 """
 
@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from chunkstore.objects.delta import Difference
 from chunkstore.objects.entry import DIRECTORY, FILE, SYMLINK, Entry
-from chunkstore.objects.names import is_below, sort_key
+from chunkstore.objects.names import is_below
 
 
 class Removal(NamedTuple):
@@ -132,9 +132,3 @@ def _is_in_the_way(old: Entry, new: Entry) -> bool:
 def _loses_xattrs(old: Entry, new: Entry) -> bool:
     """Whether an attribute would have to go from a directory that stays: readers only add."""
     return not {name for name, _ in old.xattrs} <= {name for name, _ in new.xattrs}
-
-
-def sidecar(paths: Iterable[bytes]) -> bytes:
-    """The list of removed paths for `xargs -0 -r rm -rf --`: NUL after each, deepest first."""
-    ordered = sorted(paths, key=lambda path: (-path.count(b"/"), sort_key(path)))
-    return b"".join(path + b"\0" for path in ordered)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from chunkstore import fsio
-from chunkstore.archive import compression, selection
+from chunkstore.archive import compression, sidecar
 from chunkstore.errors import Usage, local_errors
 from chunkstore.export.output import Counted, replacing
 from chunkstore.export.report import ExportReport
@@ -23,7 +23,7 @@ from chunkstore.storage.store import Store
 if TYPE_CHECKING:
     from chunkstore.export.stream import Base
 
-__all__ = ["DELETIONS", "SIDECAR", "ExportReport", "export", "sidecar_name"]
+__all__ = ["DELETIONS", "SIDECAR", "ExportReport", "export"]
 
 SIDECAR: Final = "sidecar"
 DELETIONS: Final = (SIDECAR, "gnu", "oci", "none")
@@ -56,12 +56,12 @@ def export(
     with local_errors("can't write the archive"):
         if not isinstance(output, str):
             return _write(stream, output, form, level, sidecar=None)
-        beside = sidecar_name(output) if is_sidecar else None
+        beside = sidecar.beside(output) if is_sidecar else None
         with replacing(output) as file:
             report = _write(stream, file, form, level, sidecar=beside)
             if beside is not None:
                 # Before the archive: a new archive beside an old list could leave files behind.
-                fsio.write_durably(beside, selection.sidecar(stream.removals))
+                fsio.write_durably(beside, sidecar.encode(stream.removals))
         return report
 
 
@@ -72,12 +72,3 @@ def _write(
     with compression.open_sink(counted, form, level=level) as sink:
         members = stream.write(sink)
     return ExportReport(members, counted.written, len(stream.removals), sidecar, stream.lost)
-
-
-def sidecar_name(output: str) -> str:
-    """Where the list of deletions stands that goes with an archive."""
-    for suffix in sorted(compression.LEVELS, key=len, reverse=True):
-        stem = output.removesuffix(f".{suffix}")
-        if stem != output:
-            return f"{stem}.deletions"
-    return f"{output}.deletions"

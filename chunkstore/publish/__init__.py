@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
-from chunkstore.archive import compression, selection
+from chunkstore.archive import compression, sidecar
 from chunkstore.archive.compression import Sink
 from chunkstore.errors import local_errors
 from chunkstore.export import SIDECAR
@@ -85,6 +85,6 @@ def publish(
             folder.draft(IMAGE, partial(write, base.version, None))
         if DIFF not in right:
             folder.draft(DIFF, partial(write, latest.version, base.version))
-            folder.draft(DELETIONS, lambda sink: sink.write(selection.sidecar(removals)))
+            folder.draft(DELETIONS, lambda sink: sink.write(sidecar.encode(removals)))
         files, written = folder.conclude(wanted, right)
     return PublishReport(base, latest, files, written, lost)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import pytest
 
-from chunkstore.archive import selection, sparse
+from chunkstore.archive import selection, sidecar, sparse
 from chunkstore.archive.tar import TarWriter
 from chunkstore.objects import chunklist, delta, manifest
 from chunkstore.objects import entry as entries
@@ -132,7 +132,7 @@ class Lab:
             if not isinstance(step, selection.Removal)
         ]
         removals = [step.path for step in steps if isinstance(step, selection.Removal)]
-        return _write(Image([], chunks), members), selection.sidecar(removals), lost
+        return _write(Image([], chunks), members), sidecar.encode(removals), lost
 
     def unpack(self, reader: str, archive: bytes, into: Path, *, quiet: bool = True) -> str:
         """Unpack with one of `READERS`; returns what it had to say, which is nothing if `quiet`."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
+from chunkstore.archive import sidecar
 from chunkstore.archive.acl import Lookup, nobody
 from chunkstore.archive.reading import layers
 from chunkstore.archive.reading.content import Sink
@@ -35,10 +36,6 @@ from chunkstore.progress import Progress, Unwatched
 
 STANDARD_INPUT: Final = "standard input"
 
-_ENDS: Final = (
-    *(".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".tar.bz2", ".tbz2"),
-    ".tar",
-)
 _BLOCK: Final = 1024 * 1024
 _LONGEST: Final = 8192
 
@@ -153,7 +150,7 @@ class Archives:
 
     def _remove(self, archive: str) -> int | None:
         """Remove what the list beside an archive names; returns how many paths that are."""
-        beside = deletions_beside(archive)
+        beside = sidecar.beside(archive)
         count = 0
         try:
             with open(beside, "rb") as file:
@@ -184,15 +181,6 @@ def blamed(archive: str | BinaryIO) -> Iterator[None]:
         if name in str(error):
             raise
         raise type(error)(f"{name}: {error}", where=error.where) from error
-
-
-def deletions_beside(archive: str) -> str:
-    """The file in which `export` lists what an archive can't remove."""
-    for end in _ENDS:
-        stem = archive.removesuffix(end)
-        if stem != archive:
-            return f"{stem}.deletions"
-    return f"{archive}.deletions"
 
 
 def _names(file: BinaryIO, where: str) -> Iterator[bytes]:
