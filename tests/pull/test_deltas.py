@@ -10,6 +10,8 @@ from support import stores, trees
 from support.live import Live
 from support.servers import nginx
 
+from chunkstore.objects import deltapack
+from chunkstore.objects.documents import PackUse
 from chunkstore.storage import layout
 
 SIZE = 1_500_000
@@ -169,4 +171,30 @@ def test_little_is_not_worth_asking(live: Live) -> None:
         live.run("pull", f"{url}/web", live.node)
         log = (live.place / "server").rglob("access*")
         assert not any(layout.DELTAS in path.read_text() for path in log)
+    live.is_image()
+
+
+def test_frames_that_open_and_hold_other_bytes(live: Live) -> None:
+    """A forged delta pack: its index names what is wanted, and its frames are of something else."""
+    version = bytes.fromhex(renew(live))
+    store = live.store
+    hint = store.reader.get(layout.deltas(version), 0, 10_000)
+    forged = []
+    for use in deltapack.parse_deltas(hint, version):
+        name = layout.delta_index(use.pack)
+        body, frames = deltapack.encode_header(), []
+        with store.chunks() as chunks:
+            for frame in deltapack.parse_index(store.reader.get(name, 0, use.index_size), name):
+                base = b"".join(chunks.get(digest) for digest, _ in deltapack.records(frame.bases))
+                stored = deltapack.compress(base[:100].ljust(frame.raw, b"!"), base)
+                frames.append(frame._replace(offset=len(body), stored=len(stored)))
+                body += stored
+        index = deltapack.encode_index(frames)
+        body += index + deltapack.encode_footer(index)
+        (Path(store.root) / layout.delta_pack(use.pack)).write_bytes(body)
+        (Path(store.root) / name).write_bytes(index)
+        forged.append(PackUse(use.pack, len(body), len(index)))
+    lie = deltapack.encode_deltas(version, forged)
+    (Path(store.root) / layout.deltas(version)).write_bytes(lie)
+    assert pulled(live)["deltas"] == 0
     live.is_image()
