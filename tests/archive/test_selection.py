@@ -9,7 +9,8 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunkstore.archive.selection import Removal, Revisit, Step, select, sidecar
+from chunkstore.archive import sidecar
+from chunkstore.archive.selection import Removal, Revisit, Step, select
 from chunkstore.objects.delta import Difference
 from chunkstore.objects.entry import DIRECTORY, FIFO, FILE, SYMLINK, Entry
 from chunkstore.objects.names import sort_key
@@ -139,7 +140,7 @@ def test_the_new_tree_results(old: Tree, new: Tree, in_place: bool) -> None:
     disk = Disk(old, in_place=in_place)
     found = steps(old, new)
     removals = [step.path for step in found if isinstance(step, Removal)]
-    for path in sidecar(removals).split(b"\0")[:-1]:
+    for path in sidecar.encode(removals).split(b"\0")[:-1]:
         disk.remove(path)
     for step in found:
         if isinstance(step, Revisit):
@@ -196,7 +197,7 @@ def test_it_streams() -> None:
 
 def test_sidecar_is_deepest_first() -> None:
     paths = [b"a", b"a/b/c", b"-rf", b"a b/*", b"n\nl", b"a-b/c"]
-    assert sidecar(paths).split(b"\0") == [
+    assert sidecar.encode(paths).split(b"\0") == [
         b"a/b/c",
         b"a b/*",
         b"a-b/c",
@@ -205,4 +206,4 @@ def test_sidecar_is_deepest_first() -> None:
         b"n\nl",
         b"",
     ]
-    assert sidecar([]) == b""
+    assert sidecar.encode([]) == b""
