@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from support import trees
+from support.variety import make_variety
 
 from chunkstore.storage.backends.local import LocalBackend
 
@@ -60,6 +61,6 @@ def quick() -> Iterator[Path]:
 def variety() -> Iterator[Path]:
     """One tree with everything in it, made once; tests do not change it."""
     path = Path(tempfile.mkdtemp(prefix="imgstore-variety-")) / "tree"
-    trees.variety(path)
+    make_variety(path)
     yield path
     trees.remove_tree(path.parent)

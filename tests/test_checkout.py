@@ -12,6 +12,7 @@ import pytest
 from support import stores, trees
 from support.forge import Forge
 from support.stores import record, restore
+from support.variety import make_variety
 
 from chunkstore.checkout import checkout
 from chunkstore.errors import Conflict, Corrupt, LocalError
@@ -34,7 +35,7 @@ def test_the_oracles_can_tell_trees_apart(place: Path) -> None:
     """Each property that is changed in a copy is found by our own walk, most by others too."""
     store = stores.make_store(place / "store")
     tree, out = place / "tree", place / "out"
-    trees.variety(tree)
+    make_variety(tree)
     record(store, tree)
 
     def write(path: Path) -> None:

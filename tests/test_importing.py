@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from support import stores, trees
 from support.tarballs import END, block, file, folder, hardlink, pax, symlink
+from support.variety import make_variety
 
 from chunkstore.archive import sidecar
 from chunkstore.archive.reading import tree
@@ -294,7 +295,7 @@ def edited() -> Iterator[tuple[Store, Version, Version]]:
     place = Path(tempfile.mkdtemp(prefix="imgstore-test-"))
     store = stores.make_store(place / "store")
     work = place / "tree"
-    trees.variety(work)
+    make_variety(work)
     first = stores.record(store, work, "tree").version.version
     script = """
         rm -r plain names/*d* links/two; mkdir plain; echo x > plain/y; ln -sf /nowhere links/linked

@@ -1,4 +1,4 @@
-"""What tests of pulls share: something outside the tree that must stay as it is."""
+"""What tests of pulls share: something outside the tree that must stay as it is, and nodes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from support.canary import Canary
+from support.cuts import Versions
+from support.lines import Line
 
 
 @pytest.fixture
@@ -15,3 +17,13 @@ def canary(place: Path) -> Iterator[Canary]:
     made = Canary(place / "canary")
     yield made
     made.check()
+
+
+@pytest.fixture
+def line(place: Path) -> Line:
+    return Line(place)
+
+
+@pytest.fixture
+def versions(quick: Path) -> Versions:
+    return Versions(quick)

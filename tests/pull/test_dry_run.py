@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from support import stores, trees
 from support.live import Live, remove, rewrite_unseen, state_facts
 from support.trees import Facts, needs
+from support.variety import make_variety
 
 KINDS = ("file", "empty", "directory", "full", "symlink", "fifo")
 NAMES = ("a", "b", "c", "d/a", "d/b", "d/e/a", "e", "e/a", "e/b", "f.log", "odd\nname")
@@ -201,7 +202,7 @@ def test_what_it_says_is_what_happens_for_long(seed: int) -> None:
 
 def test_of_a_first_installation(place: Path) -> None:
     live = Live(place)
-    trees.variety(live.tree)
+    make_variety(live.tree)
     live.commit()
     dry = live.run("pull", live.remote, live.node, "--dry-run", "--json").document
     assert not live.node.exists(), "nothing is made, not even the directory"
@@ -254,7 +255,7 @@ WRITING = re.compile(rb"O_(WRONLY|RDWR|CREAT|TRUNC|TMPFILE)")
 def test_no_call_changes_anything(place: Path, options: list[str]) -> None:
     """As the system saw it: nothing below DIR is made, written, renamed or given other times."""
     live = Live(place)
-    trees.variety(live.tree)
+    make_variety(live.tree)
     live.install()
     (live.tree / "plain/new").write_bytes(trees.pseudo_random("new", 100_000))
     remove(live.tree / "names")

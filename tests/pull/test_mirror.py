@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support import stores, trees
 from support.live import Live, remove, rewrite_unseen
 from support.trees import needs, needs_root
+from support.variety import make_variety
 
 pytestmark = needs("rsync")
 
@@ -190,7 +191,7 @@ def mirrored(place: Path, seed: int, *, excluding: bool, updating: bool) -> None
 
 def test_again_touches_nothing(place: Path) -> None:
     live = Live(place)
-    trees.variety(live.tree)
+    make_variety(live.tree)
     live.install()
     (live.node / "unknown").write_bytes(b"")
     (live.node / "plain/large").write_bytes(b"own")

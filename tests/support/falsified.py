@@ -36,6 +36,7 @@ from . import stores, trees
 DAY = 86_400 * 10**9
 NOW = 1_800_000_000 * 10**9
 STRANGER = from_secret(b"s" * 32)
+OTHER = from_secret(b"t" * 32)
 
 
 class Scene:

@@ -17,6 +17,7 @@ from typing import Final
 import pytest
 
 from support import trees
+from support import variety as plain
 from support.disks import make_disk
 
 SIZE: Final = 320 << 20
@@ -65,7 +66,7 @@ def image_of(folder: Path, kind: str) -> Path:
 
 
 def variety(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`trees.variety` with the flags, longest symlinks and devices this file system has."""
+    """`make_variety` with the flags, longest symlinks and devices this file system has."""
     real, real_symlink, real_mknod = trees.set_flags, os.symlink, os.mknod
 
     def tolerant(path: str | bytes | Path, letters: str) -> None:
@@ -96,4 +97,5 @@ def variety(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(os, "mknod", numbered)
         patch.setattr(os, "symlink", shortened)
         patch.setattr(trees, "set_flags", tolerant)
-        trees.variety(root)
+        patch.setattr(plain, "set_flags", tolerant)
+        plain.make_variety(root)

@@ -1,4 +1,4 @@
-"""Manifest nodes in memory, and nodes so small that few entries make a deep tree."""
+"""Entries, manifest nodes in memory, and nodes so small that few entries make a deep tree."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ from contextlib import ExitStack
 from unittest.mock import patch
 
 from chunkstore.objects import manifest
+from chunkstore.objects.chunklist import RECORD
 from chunkstore.objects.digest import chunk_digest
+from chunkstore.objects.entry import DIRECTORY, FILE, SYMLINK, Entry
+
+ROOT = Entry(b"", DIRECTORY, 0o755, 0, 0, 0)
+KINDS = {FILE: 6, DIRECTORY: 0, SYMLINK: 0}
+
+
+def entry_at(path: bytes, kind: int, mark: int) -> Entry:
+    content = {
+        FILE: RECORD.pack(bytes([mark]) * 32, 6) * (1 + mark),
+        DIRECTORY: b"",
+        SYMLINK: b"to/%d" % mark,
+    }[kind]
+    size = 6 * (1 + mark) if kind == FILE else 0
+    return Entry(path, kind, 0o644, mark, 0, mark, size, content)
 
 
 class Nodes(dict):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support import trees
 from support.trees import needs_root
+from support.variety import make_variety
 
 from chunkstore import fsio
 from chunkstore.errors import Conflict
@@ -36,7 +37,7 @@ def removed(path: Path) -> bool:
 
 
 def test_everything_is_removed(place: Path) -> None:
-    trees.variety(place / "tree")
+    make_variety(place / "tree")
     before = trees.open_descriptors()
     assert removed(place / "tree")
     assert trees.open_descriptors() == before

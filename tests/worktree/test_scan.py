@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support import stores, trees
 from support.stores import record, settle
+from support.variety import ODD_NAMES
 
 from chunkstore.errors import LocalError
 from chunkstore.fsio import Directory
@@ -430,9 +431,9 @@ def test_the_longest_paths_are_found(quick: Path) -> None:
 def test_odd_names_come_through_whatever_the_locale_says(place: Path) -> None:
     tree = place / "tree"
     tree.mkdir()
-    for name in trees.ODD_NAMES:
+    for name in ODD_NAMES:
         os.close(os.open(os.fsencode(tree) + b"/" + name, os.O_CREAT | os.O_WRONLY))
-    assert Scanner(tree, place / "cache")().keys() == {b"", *trees.ODD_NAMES}
+    assert Scanner(tree, place / "cache")().keys() == {b"", *ODD_NAMES}
 
 
 @trees.needs("localedef")
@@ -446,7 +447,7 @@ def test_names_in_a_locale_that_is_not_unicode(place: Path) -> None:
         pytest.skip(f"can't make a locale: {made.stderr.decode()[:80]}")
     tree = place / "tree"
     tree.mkdir()
-    for name in trees.ODD_NAMES:
+    for name in ODD_NAMES:
         os.close(os.open(os.fsencode(tree) + b"/" + name, os.O_CREAT | os.O_WRONLY))
     script = """
 import sys, time
@@ -470,7 +471,7 @@ print([item.path for item in scan])
         capture_output=True,
         check=True,
     )
-    assert set(ast.literal_eval(done.stdout.decode())) == {b"", *trees.ODD_NAMES}
+    assert set(ast.literal_eval(done.stdout.decode())) == {b"", *ODD_NAMES}
 
 
 # Reading nothing

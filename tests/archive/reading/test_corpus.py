@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import stores, trees
+from support.variety import make_variety
 
 from chunkstore.importing import ImportReport, import_archives
 from chunkstore.objects import delta
@@ -73,7 +74,7 @@ UNPACK = [
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """All of the variety that any tar can take: no sockets, nothing immutable, little to read."""
     tree = tmp_path_factory.mktemp("zoo") / "tree"
-    trees.variety(tree)
+    make_variety(tree)
     (tree / "sparse/huge").unlink()  # formats without holes would write all of it
     for path in tree.rglob("*"):
         if path.is_file() or path.is_dir():

@@ -19,6 +19,7 @@ import pytest
 import zstandard
 from support import stores, trees
 from support.tarballs import END, block, file, folder, hardlink, symlink
+from support.variety import make_variety
 
 from chunkstore.errors import Corrupt, Usage
 from chunkstore.importing import ImportReport, import_archives
@@ -381,7 +382,7 @@ def test_what_umoci_and_skopeo_make(store: Store, place: Path) -> None:
     call("umoci", "new", "--image", "img:web", cwd=place)
     call("umoci", "unpack", "--image", "img:web", "bundle", cwd=place)
     root = place / "bundle/rootfs"
-    trees.variety(root)
+    make_variety(root)
     trees.remove_tree(root / "flags")
     for path in (root / "sparse/huge", *filter(Path.is_socket, list(root.rglob("*")))):
         path.unlink()
