@@ -4,7 +4,8 @@
     ├── Usage            the request makes no sense: a bad name, a bad SPEC
     ├── NotFound         what was asked for is not there
     ├── Corrupt          bytes are not what they must be
-    │   └── Unsupported  a format version this program does not know
+    │   ├── Unsupported  a format version this program does not know
+    │   └── DamagedState what a node remembers of its tree is damaged, and no remote is to blame
     ├── Untrusted        bytes are whole but nobody who may has vouched for them
     ├── TransferError    a remote did not deliver
     └── LocalError       this machine refused: space, permission, a missing library
@@ -49,6 +50,10 @@ class Corrupt(ChunkstoreError):
 
 class Unsupported(Corrupt):
     """A format version or algorithm this program does not know."""
+
+
+class DamagedState(Corrupt):
+    """What a node remembers of its own tree is not what was written there."""
 
 
 class Untrusted(ChunkstoreError):

@@ -14,11 +14,11 @@ is deleted for standing on it. Leaves holding other writers off to the store's l
 from __future__ import annotations
 
 import os
-import sqlite3
 from dataclasses import replace
 from typing import Final
 
-from chunkstore.errors import LocalError, Usage, local_errors
+from chunkstore.database import database_errors
+from chunkstore.errors import Usage, local_errors
 from chunkstore.gc.census import Census
 from chunkstore.gc.collection import Collection, GcReport
 from chunkstore.gc.deltas import unneeded_deltas
@@ -50,18 +50,19 @@ def collect(
         raise Usage(f"can't keep {keep} versions")
     with store.locked("imgstore gc"):
         before = now - int(grace * 1e9)
-        try:
-            with Census() as census, store.chunks() as chunks:
-                run = Collection(store, census, chunks, now, before)
-                run.look(keep)
-                if not dry_run:
-                    run.change(progress or Unwatched())
-                swept = _sweep(store, before, dry_run=dry_run)
-                report = run.report(swept=swept, dry_run=dry_run)
-            freed = _drop_deltas(store, dry_run=dry_run)
-            return replace(report, freed=report.freed + freed)
-        except sqlite3.OperationalError as error:
-            raise LocalError(f"can't keep the books of the collection: {error}") from error
+        with (
+            database_errors("can't keep the books of the collection"),
+            Census() as census,
+            store.chunks() as chunks,
+        ):
+            run = Collection(store, census, chunks, now, before)
+            run.look(keep)
+            if not dry_run:
+                run.change(progress or Unwatched())
+            swept = _sweep(store, before, dry_run=dry_run)
+            report = run.report(swept=swept, dry_run=dry_run)
+        freed = _drop_deltas(store, dry_run=dry_run)
+        return replace(report, freed=report.freed + freed)
 
 
 def _sweep(store: Store, before: int, *, dry_run: bool) -> int:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 
 from chunkstore import fsio
-from chunkstore.errors import Corrupt, LocalError, NotFound
+from chunkstore.errors import DamagedState, LocalError, NotFound
 from chunkstore.fsio import Directory
 from chunkstore.objects import chunklist
 from chunkstore.objects.entry import Entry
@@ -74,7 +74,10 @@ class Context:
             return self.remote.load(digest)
         data = self.state.nodes.get(digest)
         if data is None:
-            raise Corrupt(f"the node's state lacks manifest node {digest.hex()}: pull again")
+            raise DamagedState(
+                f"the node's state lacks manifest node {digest.hex()}: "
+                "'imgstore verify --repair' fetches it again"
+            )
         return data
 
     def witness(self, sides: Iterable[Installed]) -> Witness:

@@ -2,7 +2,9 @@
 
 A cache in SQLite and nothing else: whatever it says is checked by digest when the chunk is read,
 and deleting it loses nothing, because every pack carries its own index. A store keeps one for its
-packs, a node one for the packs it has heard of. Damage is met by starting again from nothing.
+packs, a node one for the packs it has heard of. Damage is met by starting again from nothing, and
+a file that can't be used, on a full disk for example, by going on in memory: no verb fails for
+lack of a cache.
 
 One thread uses a catalog; several processes may share its file. Memory is SQLite's page cache,
 whatever the number of chunks.
@@ -13,11 +15,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from chunkstore.errors import LocalError
+from chunkstore.database import Trouble, is_damage, local_error, transaction
+from chunkstore.errors import LocalError, local_errors
+from chunkstore.objects.codec import MAX_FRAME
 from chunkstore.objects.pack import Index
 
 _SCHEMA_VERSION: Final = 2
@@ -28,8 +32,6 @@ CREATE TABLE frame (number INTEGER PRIMARY KEY, pack INTEGER NOT NULL, offset IN
 CREATE TABLE chunk (digest BLOB NOT NULL, frame INTEGER NOT NULL, offset INTEGER NOT NULL,
     length INTEGER NOT NULL, PRIMARY KEY (digest, frame)) WITHOUT ROWID;
 """
-_DAMAGE: Final = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-"""What SQLite says of a file that is broken; a missing table is a plain error."""
 _BATCH: Final = 500
 _SELECT: Final = """
 SELECT chunk.digest, pack.id, frame.offset, frame.stored, frame.raw, frame.codec,
@@ -42,10 +44,6 @@ SELECT chunk.digest, pack.id, chunk.length
 FROM chunk JOIN frame ON frame.number = chunk.frame JOIN pack ON pack.number = frame.pack
 WHERE chunk.digest IN (%s)
 """
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGE
 
 
 class FramePlace(NamedTuple):
@@ -66,29 +64,45 @@ class Place(NamedTuple):
     length: int
 
 
+def _is_possible(frame: FramePlace) -> bool:
+    """Whether an index could say so: SQLite keeps any type anywhere, and vouches for no byte."""
+    numbers = frame[1:]
+    return (
+        type(frame.pack) is bytes
+        and all(type(number) is int for number in numbers)
+        and frame.offset >= 0
+        and 0 < frame.stored <= frame.raw <= MAX_FRAME
+    )
+
+
 class Catalog:
     """Learns indexes, answers where chunks lie.
 
-    `path` None keeps it in memory, an empty one in a temporary file that goes when it is closed.
-    A chunk may lie in several packs, so that forgetting one pack leaves the others' places. Who is
-    `alone` with the file needs no memory shared with others, for which a full disk has no room: the
-    system ends a process that writes to such memory.
+    `path` None keeps it in memory, an empty one in a temporary file that goes when it is closed:
+    that is no cache, and methods raise `LocalError` when there is no room for it. A chunk may lie
+    in several packs, so that forgetting one pack leaves the others' places. Who is `alone` with the
+    file needs no memory shared with others, for which a full disk has no room: the system ends a
+    process that writes to such memory. `notice` is told when the file turns out to be of no use.
     """
 
-    def __init__(self, path: str | None, *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        *,
+        alone: bool = False,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
         self._path = path
         self._alone = alone
+        self._notice = notice
         try:
             self._open()
-        except sqlite3.DatabaseError as error:
+        except Trouble as error:
             self._start_again(error)
 
     def _open(self) -> None:
         where = ":memory:" if self._path is None else self._path
-        try:
-            self._database = sqlite3.connect(where, isolation_level=None)
-        except sqlite3.OperationalError as error:
-            raise LocalError(f"can't open the catalog {self._path}: {error}") from error
+        self._database = sqlite3.connect(where, isolation_level=None)
         # A write-ahead log without a sync per transaction may lose the last packs learnt in a
         # power cut, which are then learnt again, but never leaves a page half written.
         if self._alone:
@@ -111,27 +125,42 @@ class Catalog:
         self._database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
         self._database.execute("COMMIT")
 
-    def reset(self) -> None:
-        """Forget everything, and get rid of a damaged file."""
-        self.close()
-        if self._path:
-            for suffix in ("", "-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    os.unlink(self._path + suffix)
-        self._open()
-
-    def _start_again(self, error: sqlite3.DatabaseError) -> None:
-        """Meet damage with an empty catalog. Raises `LocalError` for any other trouble.
+    def _start_again(self, error: Exception) -> None:
+        """Know nothing, in a new file if this one is damaged, else in memory.
 
         A file that another process has open must not be taken from under it for being locked.
+        Raises `LocalError` where there is no file to do without.
         """
-        if not _is_damage(error):
-            raise LocalError(f"can't use the catalog {self._path}: {error}") from error
-        self.reset()
+        if not self._path:
+            raise local_error(error, "can't keep the catalog", "") from error
+        self.close()
+        try:
+            if not is_damage(error):
+                raise error
+            self._tell(f"the catalog {self._path} is damaged: making a new one")
+            with local_errors("going on without a catalog"):
+                for suffix in ("", "-wal", "-shm"):
+                    with suppress(FileNotFoundError):
+                        os.unlink(self._path + suffix)
+            self._open()
+        except Trouble as refusal:
+            self._go_on_in_memory(local_error(refusal, "going on without a catalog", self._path))
+        except LocalError as refusal:
+            self._go_on_in_memory(refusal)
+
+    def _go_on_in_memory(self, reason: LocalError) -> None:
+        self._tell(str(reason))
+        self.close()
+        self._path = None
+        self._open()
+
+    def _tell(self, what: str) -> None:
+        if self._notice is not None:
+            self._notice(what)
 
     def close(self) -> None:
         """Close the database; the catalog can't be used afterwards."""
-        with suppress(AttributeError, sqlite3.Error):
+        with suppress(AttributeError, *Trouble):
             self._database.close()
 
     @property
@@ -139,30 +168,16 @@ class Catalog:
         """The packs whose index it has learnt."""
         return frozenset(self._packs)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        run = self._database.execute
-        try:
-            run("BEGIN IMMEDIATE")
-            yield
-            run("COMMIT")
-        except BaseException as error:
-            if self._database.in_transaction:
-                run("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
-                raise LocalError(f"can't write the catalog {self._path}: {error}") from error
-            raise
-
     def _change(self, action: Callable[[], None]) -> None:
-        """Do it at once or not at all; when the file turns out damaged, again on an empty one."""
+        """Do it at once or not at all; when the file is of no use, again on an empty one."""
         try:
-            with self._transaction():
+            with transaction(self._database):
                 action()
         except sqlite3.IntegrityError:
             raise
-        except sqlite3.DatabaseError as error:
+        except Trouble as error:
             self._start_again(error)
-            with self._transaction():
+            with transaction(self._database):
                 action()
 
     def learn(self, pack: bytes, index: Index, *, without: Collection[bytes] = ()) -> None:
@@ -220,13 +235,13 @@ class Catalog:
         """Know these packs and no other, at once: another process sees the old state or the new."""
         learnt = set()
         try:
-            with self._transaction():
+            with transaction(self._database):
                 for table in ("chunk", "frame", "pack"):
                     self._database.execute(f"DELETE FROM {table}")
                 for pack, index in contents:
                     self._insert(pack, index)
                     learnt.add(pack)
-        except sqlite3.DatabaseError as error:
+        except Trouble as error:
             # It knows nothing now, and whoever misses something has it learn again.
             self._start_again(error)
         else:
@@ -237,7 +252,7 @@ class Catalog:
         while batch := list(islice(rest, _BATCH)):
             try:
                 rows = self._database.execute(query % ",".join("?" * len(batch)), batch).fetchall()
-            except sqlite3.DatabaseError as error:
+            except Trouble as error:
                 # It knows nothing now: a reader learns again, a writer stores once more.
                 self._start_again(error)
                 return
@@ -252,9 +267,18 @@ class Catalog:
             frame = frames.get((pack, frame_offset))
             if frame is None:
                 frame = FramePlace(pack, frame_offset, stored, raw, codec)
+                if not _is_possible(frame):
+                    return self._found_damage()
                 frames[pack, frame_offset] = frame
+            if not type(offset) is type(length) is int:
+                return self._found_damage()
             found[digest] = Place(frame, offset, length)
         return found
+
+    def _found_damage(self) -> dict[bytes, Place]:
+        """Start again over rows no index has; nothing is known then."""
+        self._start_again(sqlite3.DatabaseError("rows that nobody wrote"))
+        return {}
 
     def packs_of(self, digests: Iterable[bytes]) -> dict[bytes, bytes]:
         """A pack of each of the chunks it knows; the others are left out.

@@ -132,8 +132,9 @@ def open_or_create(
     now: int,
     waiting: Callable[[str], None] | None = None,
     signers: Sequence[Signer] = (),
+    notice: Callable[[str], None] | None = None,
 ) -> Store:
     """The store in `root`, made with the defaults when nothing is there."""
     if not os.path.exists(os.path.join(root, layout.SETTINGS)):
         create(root, now=now, online=[signer.key for signer in signers])
-    return Store(root, waiting=waiting, signers=signers)
+    return Store(root, waiting=waiting, signers=signers, notice=notice)

@@ -37,7 +37,8 @@ PATIENCE = 600.0
 class Store(Repository):
     """A store in a directory of this machine. `waiting` is told who holds the lock.
 
-    `signers` sign its refs, instead of the online key that is kept with the store.
+    `signers` sign its refs, instead of the online key that is kept with the store. `notice` is told
+    what went wrong and was put right, or done without.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Store(Repository):
         *,
         waiting: Callable[[str], None] | None = None,
         signers: Sequence[Signer] = (),
+        notice: Callable[[str], None] | None = None,
     ) -> None:
         self.root = root
         self.backend = LocalBackend(root)
@@ -53,6 +55,7 @@ class Store(Repository):
         self._doomed_list = os.path.join(self.local, "doomed")
         self._sequences = os.path.join(self.local, "sequences")
         self._waiting = waiting
+        self._notice = notice
         super().__init__(self.backend)
         try:
             self._store_id = self.settings.store_id
@@ -67,7 +70,7 @@ class Store(Repository):
         path: str | None = os.path.join(self.local, "catalog.sqlite")
         if not os.access(self.local, os.W_OK):
             path = None  # a read-only store: learn what is needed in memory
-        catalog = Catalog(path)
+        catalog = Catalog(path, notice=self._notice)
         self._follow_packs(catalog)
         return catalog
 

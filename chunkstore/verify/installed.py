@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
-from chunkstore.errors import Corrupt, NotFound, local_errors
+from chunkstore.errors import DamagedState, NotFound, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects import manifest
 from chunkstore.objects.names import STATE_DIR
@@ -49,7 +49,7 @@ def verify_tree(
     watched = progress or Unwatched()
     with (
         local_errors("can't verify"),
-        NodeState(directory) as state,
+        NodeState(directory, read_only=True) as state,
         Directory(directory) as tree,
     ):
         pending = state.pending
@@ -73,5 +73,8 @@ def verify_tree(
 def _load(state: NodeState, digest: bytes) -> bytes:
     data = state.nodes.get(digest)
     if data is None:
-        raise Corrupt(f"the node's state lacks manifest node {digest.hex()}: pull again")
+        raise DamagedState(
+            f"the node's state lacks manifest node {digest.hex()}: "
+            "'imgstore verify --repair' fetches it again"
+        )
     return data

@@ -8,13 +8,13 @@ then has settled, and packs that were found whole are not read a second time.
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Final
 
+from chunkstore.database import database_errors
 from chunkstore.errors import Corrupt, LocalError, NotFound, Untrusted, local_errors
 from chunkstore.objects import pack
 from chunkstore.objects.documents import PackUse, Ref, Tag
@@ -38,14 +38,12 @@ _MOST_THREADS: Final = 8
 
 def verify_store(store: Store, *, progress: Progress | None = None) -> StoreReport:
     """Check everything in a store. Raises `LocalError` when this machine refuses to read it."""
-    try:
-        with (
-            local_errors("can't verify the store"),
-            closing(_Verification(store, progress or Unwatched())) as verification,
-        ):
-            return verification.run()
-    except sqlite3.OperationalError as error:
-        raise LocalError(f"can't keep the books of the verification: {error}") from error
+    with (
+        local_errors("can't verify the store"),
+        database_errors("can't keep the books of the verification"),
+        closing(_Verification(store, progress or Unwatched())) as verification,
+    ):
+        return verification.run()
 
 
 class _GoodChunks:

@@ -20,6 +20,7 @@ from typing import Final
 from urllib.parse import quote
 
 from chunkstore import fsio
+from chunkstore.database import Trouble
 from chunkstore.objects.entry import BLOCK, CHARACTER, DEVICE, FILE, KIND_OF_FORMAT, SYMLINK, Entry
 from chunkstore.objects.manifest import Load
 from chunkstore.objects.names import sort_key
@@ -61,13 +62,13 @@ class Baseline:
         if self._path is None:
             return None
         if self._read_only:
-            with suppress(sqlite3.DatabaseError):
+            with suppress(*Trouble):
                 database = sqlite3.connect(f"file:{quote(self._path)}?mode=ro", uri=True)
                 if database.execute("PRAGMA user_version").fetchone()[0] == _SCHEMA_VERSION:
                     return database
             return None
         for _ in range(2):
-            with suppress(sqlite3.DatabaseError):
+            with suppress(*Trouble):
                 database = sqlite3.connect(self._path, isolation_level=None)
                 # Without a sync: what a power cut takes is compared by content.
                 database.execute("PRAGMA synchronous=OFF")
@@ -108,7 +109,7 @@ class Baseline:
             row = self._database.execute(
                 "SELECT marks FROM mark WHERE key = ?", (sort_key(path),)
             ).fetchone()
-        except sqlite3.DatabaseError:
+        except Trouble:
             self._give_up()
             return None
         return None if row is None else row[0]
@@ -127,7 +128,7 @@ class Baseline:
                 self._database.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?)", kept)
                 self._database.executemany("DELETE FROM mark WHERE key = ?", gone)
                 self._database.execute("COMMIT")
-            except sqlite3.DatabaseError:
+            except Trouble:
                 self._give_up()
         self._fresh.clear()
 

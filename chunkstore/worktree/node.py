@@ -19,29 +19,24 @@ cut. Losing the directory costs a new installation, never a wrong one.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-import sqlite3
 import stat
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any
 
 from chunkstore.errors import Conflict, Corrupt, LocalError, local_errors
-from chunkstore.objects import record
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import STATE_DIR
 from chunkstore.storage.catalog import Catalog
 from chunkstore.storage.stage import Stage
 from chunkstore.trust.memory import Memory, parse_memory
-from chunkstore.worktree import journal, nodes
+from chunkstore.worktree import journal
 from chunkstore.worktree.baseline import Baseline
+from chunkstore.worktree.facts import Facts, damaged_state
 from chunkstore.worktree.installed import After, Installed, Layer, Source
 from chunkstore.worktree.nodes import Nodes
-
-_SCHEMA_VERSION: Final = 2
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-"""
 
 
 class NodeState:
@@ -57,9 +52,8 @@ class NodeState:
         self._lock = -1
         self._looked_up: Memory | None = None
         if read_only and not self._is_there():
-            self._database = sqlite3.connect(":memory:", isolation_level=None)
-            self._database.executescript(_SCHEMA + nodes.SCHEMA + nodes.FRESH)
-            self.nodes = Nodes(self._database, read_only=True)
+            self._facts = Facts(None)
+            self.nodes = Nodes(self._facts.database, self._facts.errors, read_only=True)
             return
         with local_errors("can't use the node's state"):
             if not os.path.lexists(self._root):
@@ -70,14 +64,24 @@ class NodeState:
                 raise LocalError(f"{self._root} is not a directory of ours: look who made it")
             if stat.S_IMODE(status.st_mode) != 0o700:
                 os.chmod(self._root, 0o700)
-            self._lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = self._open_lock()
         try:
             self._acquire()
-            self._database = self._open()
-            self.nodes = Nodes(self._database, read_only=read_only)
+            self._facts = Facts(self._path("state.sqlite"))
+            self.nodes = Nodes(self._facts.database, self._facts.errors, read_only=read_only)
         except BaseException:
             os.close(self._lock)
             raise
+
+    def _open_lock(self) -> int:
+        path = self._path("lock")
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            # Who only looks can do so on a file system that is mounted read-only.
+            if not self._read_only or error.errno != errno.EROFS:
+                raise
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def _is_there(self) -> bool:
         """Whether there is a state. Raises `LocalError` when that is not for us to know."""
@@ -97,46 +101,13 @@ class NodeState:
         except BlockingIOError:
             raise Conflict(f"another pull is at work on {os.path.dirname(self._root)}") from None
 
-    def _open(self) -> sqlite3.Connection:
-        path = self._path("state.sqlite")
-        try:
-            database = sqlite3.connect(path, isolation_level=None)
-            database.execute("PRAGMA temp_store=MEMORY")
-            database.executescript(nodes.FRESH)
-            # What is installed must be true after a power cut: every commit waits for the disk,
-            # and for the directory, too. Else the rollback journal could be there again.
-            database.execute("PRAGMA synchronous=EXTRA")
-            found = database.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, _SCHEMA_VERSION):
-                raise Corrupt(
-                    f"{path}: state of version {found}, this program knows {_SCHEMA_VERSION}: "
-                    "pull into an empty directory instead",
-                    where=path,
-                )
-            if not found:
-                database.executescript(_SCHEMA + nodes.SCHEMA)
-                database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-        except sqlite3.OperationalError as error:
-            raise LocalError(f"can't open the node's state {path}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise self._damage(error) from error
-        return database
-
     def __enter__(self) -> NodeState:
         return self
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self._database.close()
+    def __exit__(self, *_: object) -> None:
+        self._facts.close()
         if self._lock >= 0:
             os.close(self._lock)
-        if isinstance(error, sqlite3.DatabaseError):
-            raise self._damage(error) from error
-
-    def _damage(self, error: Exception) -> Corrupt:
-        path = self._path("state.sqlite")
-        return Corrupt(
-            f"{path} is damaged ({error}): pull into an empty directory instead", where=path
-        )
 
     @property
     def is_new(self) -> bool:
@@ -161,17 +132,17 @@ class NodeState:
     @property
     def token(self) -> bytes:
         """Which journal says what is left to do; empty when that of none does."""
-        return self._fact("token") or b""
+        return self._facts.get("token") or b""
 
     @property
     def excludes(self) -> tuple[bytes, ...]:
         """The patterns of paths that were left out of what is installed."""
-        return self._fact("excludes") or ()
+        return self._facts.get("excludes") or ()
 
     @property
     def after(self) -> After | None:
         """Hooks that have to run now that the tree is `installed`."""
-        value = self._fact("after")
+        value = self._facts.get("after")
         return self._as_after(value) if value else None
 
     def _as_after(self, value: Any) -> After:
@@ -184,7 +155,7 @@ class NodeState:
 
         None of them has seen the change yet, so what comes on top of it is one with it for them.
         """
-        value = self._fact("after") or self._fact("pending after")
+        value = self._facts.get("after") or self._facts.get("pending after")
         return self._as_after(value) if value else None
 
     @property
@@ -195,11 +166,11 @@ class NodeState:
         interrupted as well.
         """
         pending = self.pending
-        given_up = [self._as_installed(value) for value in self._fact("given up") or ()]
+        given_up = [self._as_installed(value) for value in self._facts.get("given up") or ()]
         return given_up if pending is None else [*given_up, pending]
 
     def _installed(self, name: str) -> Installed | None:
-        value = self._fact(name)
+        value = self._facts.get(name)
         return self._as_installed(value) if value else None
 
     def _as_installed(self, value: Any) -> Installed:
@@ -207,12 +178,12 @@ class NodeState:
             store_id, layers, root = value
             return Installed(store_id, tuple(Layer(*layer) for layer in layers), NodeRef(*root))
         except (TypeError, ValueError) as error:
-            raise self._damage(error) from error
+            raise damaged_state(self._facts.path) from error
 
     @property
     def source(self) -> Source | None:
         """Remote and SPEC of the last pull."""
-        value = self._fact("source")
+        value = self._facts.get("source")
         return Source(*value) if value else None
 
     @property
@@ -220,15 +191,20 @@ class NodeState:
         """What is known of the store that is trusted; None when none is."""
         if self._looked_up is not None:
             return self._looked_up
-        store_id = self._fact("trusted")
+        store_id = self._facts.get("trusted")
         if store_id is not None and type(store_id) is not bytes:
-            raise self._damage(ValueError("it does not say whom to trust"))
+            raise damaged_state(self._facts.path)
         return self.memory_of(store_id) if store_id else None
 
     def memory_of(self, store_id: bytes) -> Memory | None:
         """What is known of a store, trusted now or before."""
-        data = self._fact(f"trust {store_id.hex()}")
-        return parse_memory(data, "the node's state, trust") if data else None
+        data = self._facts.get(f"trust {store_id.hex()}")
+        if not data:
+            return None
+        try:
+            return parse_memory(data, "trust")
+        except Corrupt as error:
+            raise damaged_state(self._facts.path) from error
 
     def note_memory(self, memory: Memory) -> None:
         """From now on trust this store, and remember that of it. Durable, but in a dry run."""
@@ -236,28 +212,11 @@ class NodeState:
             self._looked_up = memory
             return
         store_id = memory.root.store_id
-        self._state({"trusted": store_id, f"trust {store_id.hex()}": memory.encode()})
+        self._facts.put({"trusted": store_id, f"trust {store_id.hex()}": memory.encode()})
 
     def forget_trust(self) -> None:
         """Trust no store, and forget what was known of all."""
-        with local_errors("can't write the node's state"):
-            self._database.execute("DELETE FROM fact WHERE name = 'trusted' OR name LIKE 'trust %'")
-
-    def _fact(self, name: str) -> Any:
-        row = self._database.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-        return None if row is None else record.decode(row[0], f"the node's state, {name}")
-
-    def _state(self, facts: Mapping[str, object]) -> None:
-        with local_errors("can't write the node's state"):
-            try:
-                self._database.execute("BEGIN IMMEDIATE")
-                self._database.executemany(
-                    "INSERT OR REPLACE INTO fact VALUES (?, ?)",
-                    [(name, record.encode(value)) for name, value in facts.items()],
-                )
-                self._database.execute("COMMIT")
-            except sqlite3.OperationalError as error:
-                raise LocalError(f"can't write the node's state: {error}") from error
+        self._facts.forget("trusted", below="trust ")
 
     def begin(
         self,
@@ -272,7 +231,7 @@ class NodeState:
         `after` is what has to run once it is.
         """
         given_up = tuple(half for half in self.halves if half != target)
-        self._state(
+        self._facts.put(
             {
                 "pending": target,
                 "token": token,
@@ -285,7 +244,7 @@ class NodeState:
     @property
     def pending_source(self) -> Source | None:
         """Where what the tree is being changed into comes from."""
-        value = self._fact("pending source")
+        value = self._facts.get("pending source")
         return Source(*value) if value else None
 
     def complete(
@@ -303,26 +262,26 @@ class NodeState:
             "given up": (),
             "source": source,
             "excludes": excludes,
-            "after": self._fact("pending after") or None,
+            "after": self._facts.get("pending after") or None,
             "pending after": None,
         }
         before = self.installed
         if before is not None and before != target:
             facts["previous"] = before
-        self._state(facts)
+        self._facts.put(facts)
 
     def note_source(self, source: Source, *, excludes: tuple[bytes, ...] | None = None) -> None:
         """Remember another remote or SPEC for what is installed, and other patterns, if given."""
         facts: dict[str, object] = {"source": source}
-        self._state(facts if excludes is None else {**facts, "excludes": excludes})
+        self._facts.put(facts if excludes is None else {**facts, "excludes": excludes})
 
     def owe(self, after: After | None, *, previous: Installed) -> None:
         """The tree is about to be put into the place of one that is `previous`."""
-        self._state({"after": after, "previous": previous})
+        self._facts.put({"after": after, "previous": previous})
 
     def hooks_done(self) -> None:
         """What had to run after the change has run."""
-        self._state({"after": None})
+        self._facts.put({"after": None})
 
     @property
     def journal(self) -> str:
@@ -349,7 +308,7 @@ class NodeState:
     @property
     def nodes_kept(self) -> int:
         """How many nodes there were when the others were last dropped."""
-        return self._fact("nodes kept") or 0
+        return self._facts.get("nodes kept") or 0
 
     def keep_nodes(self, digests: Iterable[bytes]) -> None:
         """Drop all nodes but these."""
@@ -358,7 +317,7 @@ class NodeState:
 
     def note_nodes(self) -> None:
         """Remember how many nodes there are now, as what the installed version needs."""
-        self._state({"nodes kept": self.nodes.count()})
+        self._facts.put({"nodes kept": self.nodes.count()})
 
     def clear(self) -> None:
         """Remove what only a change under way needs."""

@@ -9,6 +9,7 @@ from chunkstore.errors import (
     ChunkstoreError,
     Conflict,
     Corrupt,
+    DamagedState,
     HookFailed,
     LocalError,
     NotFound,
@@ -21,7 +22,8 @@ _BY_ERRNO: Final = {
     errno.EDQUOT: "make room and run it again",
     errno.EACCES: "run it as somebody who may, such as root",
     errno.EPERM: "run it as somebody who may, such as root",
-    errno.EROFS: "the file system is mounted read-only",
+    errno.EROFS: "mount it so that it can be written",
+    errno.EIO: "the disk fails: 'dmesg' tells more",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
@@ -31,7 +33,7 @@ def next_step(error: BaseException, verb: str) -> str:
     match error:
         case NotFound(name=name) if verb != "pull":
             return _where_to_look(name)
-        case Unsupported() | Conflict():
+        case Unsupported() | DamagedState() | Conflict():
             return ""
         case Corrupt():
             place = "on the remote's store" if verb == "pull" else "to learn what is affected"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from chunkstore.errors import NotFound, Usage
-from imgstore.output import Output
+from imgstore.output import Output, warn
 from imgstore.signing import online_signers
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def open_store(options: Namespace, output: Output) -> Store:
 
     path = store_path(options)
     try:
-        store = Store(path, waiting=_waiting(output), signers=online_signers())
+        store = Store(path, waiting=_waiting(output), signers=online_signers(), notice=warn)
         _ = store.settings
     except NotFound:
         if os.path.isdir(os.path.join(path, "images")):
@@ -68,6 +68,7 @@ def open_or_create(options: Namespace, output: Output) -> Store:
         now=time.time_ns(),
         waiting=_waiting(output),
         signers=online_signers(),
+        notice=warn,
     )
 
 

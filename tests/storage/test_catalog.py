@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -182,20 +183,71 @@ def test_damage_anywhere_is_met_by_starting_again(path: str) -> None:
             catalog.close()
 
 
-def test_a_full_disk_is_no_damage(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    catalog = Catalog(path)
+def test_a_full_disk_is_no_damage(path: str) -> None:
+    """The file stays as it is, and what is learnt from now on is kept in memory."""
+    told: list[str] = []
+    catalog = Catalog(path, notice=told.append)
     catalog.learn(A, index([1]))
     catalog._database.execute("PRAGMA max_page_count=8")
-    with pytest.raises(LocalError, match="full"):
-        catalog.learn(B, index(list(range(2000))))
+    catalog.learn(B, index(list(range(2000))))
+    assert told == [f"going on without a catalog: No space left on device ({path})"]
+    assert catalog.packs == {B}
+    assert len(catalog.places(map(digest, range(2000)))) == 2000
+    catalog.close()
+    catalog = Catalog(path)
     assert catalog.packs == {A}
-    assert catalog.places([digest(1)]).keys() == {digest(1)}
     catalog.close()
 
 
 def test_where_there_can_be_no_file(quick: Path) -> None:
-    with pytest.raises(LocalError, match="catalog"):
-        Catalog(str(quick / "nowhere/catalog.sqlite"))
+    told: list[str] = []
+    path = str(quick / "nowhere/catalog.sqlite")
+    catalog = Catalog(path, notice=told.append)
+    assert told == [f"going on without a catalog: No such file or directory ({path})"]
+    catalog.learn(A, index([1]))
+    assert catalog.places([digest(1)]).keys() == {digest(1)}
+    catalog.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("chunk SET offset = 'x'", "chunk SET length = x'00'", "frame SET stored = 'x'"),
+        *("frame SET raw = 1 << 50", "frame SET offset = -1", "frame SET codec = 0.5"),
+        "pack SET id = 'text'",
+    ],
+)
+def test_rows_nobody_wrote_are_damage(path: str, change: str) -> None:
+    told: list[str] = []
+    with closing(Catalog(path)) as catalog:
+        catalog.learn(A, index([1]))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"UPDATE {change}")
+        database.commit()
+    with closing(Catalog(path, notice=told.append)) as catalog:
+        assert catalog.places([digest(1)]) == {}
+        assert len(told) == 1
+        catalog.learn(A, index([1]))
+        assert catalog.places([digest(1)]).keys() == {digest(1)}
+
+
+def test_damage_is_told(path: str) -> None:
+    told: list[str] = []
+    Path(path).write_bytes(b"no database" * 1000)
+    Catalog(path, notice=told.append).close()
+    assert told == [f"the catalog {path} is damaged: making a new one"]
+    Catalog(path, notice=told.append).close()
+    assert len(told) == 1
+
+
+def test_a_temporary_catalog_is_no_cache() -> None:
+    """What it forgets nobody could learn again."""
+    catalog = Catalog("")
+    catalog.learn(A, index([1]))
+    catalog._database.execute("PRAGMA max_page_count=8")
+    with pytest.raises(LocalError, match=r"No space left on device \(a temporary file"):
+        catalog.learn(B, index(list(range(2000))))
+    catalog.close()
 
 
 def test_processes_share_a_file(path: str) -> None:

@@ -401,6 +401,10 @@ def mount_tmpfs(path: Path, options: str) -> None:
         pytest.skip(f"can't mount a tmpfs: {done.stderr.decode().strip()}")
 
 
+def remount(path: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(path)], check=True)
+
+
 def unmount(path: Path) -> None:
     subprocess.run(["umount", str(path)], check=True)
 

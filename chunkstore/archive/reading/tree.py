@@ -17,7 +17,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from chunkstore import fsio
-from chunkstore.errors import Corrupt, LocalError
+from chunkstore.database import database_errors
+from chunkstore.errors import Corrupt
 from chunkstore.objects.entry import DIRECTORY, Entry
 from chunkstore.objects.names import is_below, printable, sort_key, split
 from chunkstore.objects.record import decode, encode
@@ -45,11 +46,9 @@ class Tree:
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, fsio.fresh_name("tree"))
-        try:
+        with database_errors("can't make a table of paths", self._path):
             self._database = sqlite3.connect(self._path, isolation_level=None)
             self._database.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise LocalError(f"can't make a table of paths in {folder}: {error}") from error
         self._do("BEGIN")
         self._inodes = 0
         self._members = 0
@@ -66,10 +65,8 @@ class Tree:
             os.unlink(self._path)
 
     def _do(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        try:
+        with database_errors("can't write the table of paths", self._path):
             return self._database.execute(statement, values)
-        except sqlite3.Error as error:
-            raise LocalError(f"can't write the table of paths {self._path}: {error}") from error
 
     def _inode(self, path: bytes) -> tuple[int, int] | None:
         """The inode at a path and its kind."""
