@@ -33,6 +33,7 @@ _RENAME_EXCHANGE: Final = 2
 _RENAMEAT2: Final = {"x86_64": 316, "i686": 353, "aarch64": 276, "riscv64": 276, "armv7l": 382}
 _FICLONE: Final = 0x40049409
 _LONGEST: Final = 4095
+_STATFS_ROOM: Final = 256
 _CONFINED: Final = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
 
 _counter_lock = threading.Lock()
@@ -244,6 +245,15 @@ def lstat(folder: int, name: bytes) -> os.stat_result | None:
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def file_system_magic(descriptor: int) -> int:
+    """The number the kernel tells the type of a file system by, 0 when it does not say."""
+    answer = ctypes.create_string_buffer(_STATFS_ROOM)
+    if _libc.fstatfs(descriptor, answer) != 0:
+        return 0
+    # The first field, on all machines whose kernel has it as wide as a word.
+    return ctypes.c_ulong.from_buffer(answer).value & 0xFFFFFFFF
 
 
 def sync_filesystem(descriptor: int) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import os
 import signal
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -313,3 +314,13 @@ def test_closing_gives_the_descriptor_back(tree: Path) -> None:
                 with suppress(OSError):
                     os.close(open_(directory.descriptor, path, os.O_RDONLY, 0))
     assert trees.open_descriptors() == before
+
+
+def test_the_type_of_a_file_system_is_what_stat_says(tmp_path: Path) -> None:
+    for path in (tmp_path, Path("/proc"), Path("/sys")):
+        said = subprocess.run(
+            ["stat", "-f", "-c", "%t", str(path)], capture_output=True, check=True
+        )
+        with Directory(str(path)) as directory:
+            assert fsio.file_system_magic(directory.descriptor) == int(said.stdout, 16)
+    assert fsio.file_system_magic(-1) == 0

@@ -4,7 +4,8 @@ One record per directory, in the order of the walk, read and written as a stream
 grow with the tree. Nothing is written while a scan sees only what the last one saw. The file is
 a cache: when it is missing, damaged or about something else, everything is read again.
 
-    record    [path, [name...], [mode, inode, size, mtime, ctime, ... per name]]
+    record    [path, [name...], [mode, inode, size, mtime, ctime, ... per name],
+               [position of each directory and hardlinked name...]]
     trailer   [identity, {hardlinked path: first path of its group}]
     end       u64 offset of the trailer, BLAKE3 of all that comes before it
 """
@@ -23,12 +24,13 @@ from blake3 import blake3
 from chunkstore import fsio
 from chunkstore.errors import local_errors
 from chunkstore.objects.names import sort_key
+from chunkstore.worktree.listing import Listing
 
-_MAGIC: Final = b"IMGSWRK2"
+_MAGIC: Final = b"IMGSWRK3"
 _END: Final = struct.Struct("<Q32s")
 
-Listing = tuple[list[bytes], list[int]]
-"""Names of a directory, sorted, and five numbers of each."""
+_Record = tuple[bytes, Listing, int]
+"""A directory's path, what was seen of it, and where in the file its record ends."""
 
 
 class WorktreeCache:
@@ -40,8 +42,8 @@ class WorktreeCache:
         self._old: BinaryIO | None = None
         self._new: BinaryIO | None = None
         self._hasher = blake3()
-        self._records: Iterator[tuple[bytes, list[bytes], list[int], int]] = iter(())
-        self._head: tuple[bytes, list[bytes], list[int], int] | None = None
+        self._records: Iterator[_Record] = iter(())
+        self._head: _Record | None = None
         # The old file up to the head of its records, and how much of that the new one has or skips.
         self._taken = self._settled = len(_MAGIC)
         self._end = len(_MAGIC)
@@ -79,16 +81,16 @@ class WorktreeCache:
         found, links = msgpack.unpackb(file.read(size - self._end), raw=True)
         return links if found == identity else None
 
-    def _read_records(self, file: BinaryIO) -> Iterator[tuple[bytes, list[bytes], list[int], int]]:
+    def _read_records(self, file: BinaryIO) -> Iterator[_Record]:
         file.seek(len(_MAGIC))
         unpacker = msgpack.Unpacker(file, raw=True, read_size=1 << 20)
         while len(_MAGIC) + unpacker.tell() < self._end:
-            path, names, numbers = unpacker.unpack()
-            yield path, names, numbers, len(_MAGIC) + unpacker.tell()
+            path, names, numbers, special = unpacker.unpack()
+            yield path, Listing(names, numbers, special), len(_MAGIC) + unpacker.tell()
 
     def _advance(self) -> None:
         if self._head is not None:
-            self._taken = self._head[3]
+            self._taken = self._head[2]
         self._head = next(self._records, None)
 
     def take(self, path: bytes) -> Listing | None:
@@ -103,7 +105,7 @@ class WorktreeCache:
             self._skip()
             if self._head is None:
                 return None
-        return self._head[1], self._head[2]
+        return self._head[1]
 
     def keep(self, path: bytes) -> None:
         """The directory is as `take` said."""
@@ -111,10 +113,10 @@ class WorktreeCache:
         assert self._head[0] == path
         self._advance()
 
-    def replace(self, path: bytes, names: list[bytes], numbers: list[int]) -> None:
+    def replace(self, path: bytes, listing: Listing) -> None:
         """The directory is now like this."""
         self._diverge()
-        self._write([path, names, numbers])
+        self._write([path, *listing])
         if self._head is not None and self._head[0] == path:
             self._skip()
 

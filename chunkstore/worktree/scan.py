@@ -2,8 +2,10 @@
 
 Every path is looked at (`lstat`), none is opened. A path counts as unchanged only if its mode,
 inode, size, mtime and ctime are those of the last scan and its ctime was then clearly past: a file
-can be written twice within one tick of the clock, and the second time would not show. Directories
-are reached by descriptor, symbolic links never followed, other file systems not entered.
+can be written twice within one tick of the clock, and the second time would not show. Of a
+directory that is unchanged the names are those of the last scan, where `listing` says so.
+Directories are reached by descriptor, symbolic links never followed, other file systems not
+entered.
 
 Promises: what it yields comes in entry order and is all that may differ; memory does not grow with
 the tree, except for hardlinked files. Leaves reading to `capture`.
@@ -14,20 +16,24 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import chain
-from operator import attrgetter
 from typing import Final, NamedTuple
 
 from chunkstore.fsio import Directory
 from chunkstore.objects.names import MAX_PATH, STATE_DIR
-from chunkstore.worktree.cache import Listing, WorktreeCache
+from chunkstore.worktree.cache import WorktreeCache
+from chunkstore.worktree.listing import (
+    Listing,
+    Statuses,
+    difference,
+    keeps_times,
+    listed,
+    listing_of,
+    numbers_of,
+    seen_again,
+    settled,
+)
 from chunkstore.worktree.patterns import Patterns
 
-_FIELDS: Final = 5
-_numbers = attrgetter("st_mode", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
-"""What of a status tells whether a path has changed."""
 _RACY_NS: Final = 40_000_000
 """Kernel timestamps move in ticks of up to 10 ms; what is younger may change without showing."""
 
@@ -51,27 +57,22 @@ class Gone(NamedTuple):
     path: bytes
 
 
-@dataclass
 class ScanReport:
     """What a scan met. `warnings` and `errors` are (path, reason)."""
 
-    paths: int = 0
-    size: int = 0
-    warnings: list[tuple[bytes, str]] = field(default_factory=list)
-    errors: list[tuple[bytes, str]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.paths = 0
+        self.warnings: list[tuple[bytes, str]] = []
+        self.errors: list[tuple[bytes, str]] = []
 
 
 class _Visit:
-    """A directory on the way: its listing, and the names still to be looked at."""
+    """A directory on the way: the names still to be looked at, and what is known of them."""
 
     __slots__ = ("changed", "path", "rest", "statuses")
 
     def __init__(
-        self,
-        path: bytes,
-        rest: Iterator[bytes],
-        statuses: dict[bytes, os.stat_result],
-        changed: set[bytes],
+        self, path: bytes, rest: Iterator[bytes], statuses: Statuses, changed: set[bytes]
     ) -> None:
         self.path = path
         self.rest = rest
@@ -92,6 +93,7 @@ class Scan:
         self._cache = cache
         self._excludes = excludes
         self._settled = now - _RACY_NS
+        self._keeps_times = keeps_times(tree.descriptor)
         self._folder = -1
         self._leaders: dict[tuple[int, int], bytes] = {}
         self.links: dict[bytes, bytes] = {}
@@ -107,15 +109,16 @@ class Scan:
         status = os.stat(self._tree.descriptor)
         self._device = status.st_dev
         # The root stands in no directory's listing, so it is kept as a listing of its own.
-        listing = ([b"."], list(_numbers(status)))
+        listing = Listing([b"."], list(numbers_of(status)), [])
         self.report.paths = 1
-        if self._cache.take(b"") == listing:
+        is_as_it_was = self._cache.take(b"") == listing
+        if is_as_it_was:
             self._cache.keep(b"")
         else:
-            self._cache.replace(b"", *self._settle(listing))
+            self._cache.replace(b"", settled(listing, self._settled))
             yield Found(b"", status, self._tree.descriptor, b".", b"")
         stack: list[_Visit] = []
-        self._push(stack, b"")
+        self._push(stack, b"", is_as_it_was=is_as_it_was)
         while stack:
             visit = stack[-1]
             name = next(visit.rest, None)
@@ -128,9 +131,11 @@ class Scan:
             if status_ is None:
                 yield Gone(path)
                 continue
-            yield from self._look(visit, name, path, status_)
-            if stat.S_ISDIR(status_.st_mode):
-                self._descend(stack, path, status_)
+            is_directory = stat.S_ISDIR(status_.st_mode)
+            if not is_directory or name in visit.changed:
+                yield from self._look(visit, name, path, status_)
+            if is_directory:
+                self._descend(stack, path, status_, is_as_it_was=name not in visit.changed)
 
     def _look(
         self, visit: _Visit, name: bytes, path: bytes, status: os.stat_result
@@ -155,124 +160,78 @@ class Scan:
             self._folder = self._tree.open_directory(visit.path)
         yield Found(path, status, self._folder, name, link)
 
-    def _descend(self, stack: list[_Visit], path: bytes, status: os.stat_result) -> None:
+    def _descend(
+        self, stack: list[_Visit], path: bytes, status: os.stat_result, *, is_as_it_was: bool
+    ) -> None:
         # A descriptor for each level of a deep tree could be more than a process may have.
         self._leave()
         if status.st_dev != self._device:
             self.report.warnings.append((path, "mount point: what is mounted there is left out"))
             # What the last scan saw there is hidden now, and as good as gone.
-            hidden, _ = self._cache.take(path) or ([], [])
-            stack.append(_Visit(path, iter(hidden), {}, set()))
+            hidden = self._cache.take(path)
+            stack.append(_Visit(path, iter(hidden.names if hidden else ()), {}, set()))
             return
-        self._push(stack, path)
+        self._push(stack, path, is_as_it_was=is_as_it_was)
 
     def _leave(self) -> None:
         if self._folder >= 0:
             os.close(self._folder)
             self._folder = -1
 
-    def _push(self, stack: list[_Visit], path: bytes) -> None:
-        """Open and list a directory, compare it with the cache, and note what is to be visited."""
+    def _push(self, stack: list[_Visit], path: bytes, *, is_as_it_was: bool) -> None:
+        """Open and look into a directory, compare it with the cache, note what is to be visited."""
+        old = self._cache.take(path)
         try:
             self._folder = self._tree.open_directory(path)
-            listing, statuses = self._list(path, self._folder)
+            statuses, is_same = self._look_into(path, old if is_as_it_was else None)
         except OSError as error:
             self.report.errors.append((path, error.strerror or str(error)))
             self._leave()
             return
-        names, numbers = listing
-        self.report.paths += len(names)
-        self.report.size += sum(numbers[2::_FIELDS])
-        old = self._cache.take(path)
-        if old == listing:
+        if old is not None and is_same:
+            self.report.paths += len(old.names)
             self._cache.keep(path)
-            stack.append(_Visit(path, iter(self._special(path, statuses)), statuses, set()))
+            stack.append(_Visit(path, iter(statuses), statuses, set()))
             return
-        changed, gone = _compare(old, names, numbers)
-        self._cache.replace(path, *self._settle(listing))
-        order = sorted([*names, *gone]) if gone else names
+        new = listing_of(statuses)
+        self.report.paths += len(new.names)
+        if old == new:
+            self._cache.keep(path)
+            special = [new.names[place] for place in new.special]
+            stack.append(_Visit(path, iter(special), statuses, set()))
+            return
+        changed, gone = difference(old, new)
+        self._cache.replace(path, settled(new, self._settled))
+        order = sorted([*new.names, *gone]) if gone else new.names
         stack.append(_Visit(path, iter(order), statuses, changed))
 
-    def _list(self, path: bytes, folder: int) -> tuple[Listing, dict[bytes, os.stat_result]]:
-        """What lies in an open directory, but for what is left out."""
-        # This runs once per path of the tree, so it is written for speed.
-        names = sorted(map(os.fsencode, os.listdir(folder)))
-        if not path and STATE_DIR in names:
-            names.remove(STATE_DIR)
-        try:
-            statuses = {name: os.stat(name, dir_fd=folder, follow_symlinks=False) for name in names}
-        except FileNotFoundError:
-            statuses = _present(names, folder)
+    def _look_into(self, path: bytes, old: Listing | None) -> tuple[Statuses, bool]:
+        """What lies in the open directory, but for what is left out; as `seen_again` tells it.
+
+        `old` is its last listing, if its names are still those.
+        """
+        if old is not None and self._keeps_times:
+            try:
+                return seen_again(old, self._folder)
+            except FileNotFoundError:
+                pass  # something was removed since the directory was looked at
+        statuses = listed(self._folder)
+        if not path:
+            statuses.pop(STATE_DIR, None)
         if self._excludes:
             excluded = [name for name in statuses if self._is_excluded(path, name, statuses[name])]
             for name in excluded:
                 del statuses[name]
         if len(path) + 256 > MAX_PATH:
             self._leave_out_long(path, statuses)
-        numbers = list(chain.from_iterable(map(_numbers, statuses.values())))
-        return (list(statuses), numbers), statuses
+        return statuses, False
 
-    def _leave_out_long(self, path: bytes, statuses: dict[bytes, os.stat_result]) -> None:
+    def _leave_out_long(self, path: bytes, statuses: Statuses) -> None:
         for name in list(statuses):
             if len(path) + len(name) >= MAX_PATH:
                 self.report.errors.append((path + b"/" + name, "path is longer than 4095 bytes"))
                 del statuses[name]
 
-    def _special(self, path: bytes, statuses: dict[bytes, os.stat_result]) -> list[bytes]:
-        """The names to be visited in a directory that is as it was."""
-        chosen = [
-            name
-            for name, status in statuses.items()
-            if status.st_nlink > 1 or stat.S_ISDIR(status.st_mode)
-        ]
-        return self._with_links(path, list(statuses), chosen) if self._cache.links else chosen
-
-    def _with_links(self, path: bytes, names: list[bytes], special: list[bytes]) -> list[bytes]:
-        """Add the names that were hardlinked at the last scan, and may stand alone now."""
-        prefix = path + b"/" if path else b""
-        links = self._cache.links
-        chosen = set(special)
-        return [name for name in names if name in chosen or prefix + name in links]
-
     def _is_excluded(self, path: bytes, name: bytes, status: os.stat_result) -> bool:
         whole = path + b"/" + name if path else name
         return self._excludes.match(whole, is_directory=stat.S_ISDIR(status.st_mode))
-
-    def _settle(self, listing: Listing) -> Listing:
-        """The listing as it may be believed at the next scan: too young statuses left blank."""
-        names, numbers = listing
-        if max(numbers[4::_FIELDS], default=0) < self._settled:
-            return listing
-        settled = list(numbers)
-        for start in range(0, len(numbers), _FIELDS):
-            if numbers[start + 4] >= self._settled:
-                settled[start : start + _FIELDS] = [0] * _FIELDS
-        return names, settled
-
-
-def _present(names: list[bytes], folder: int) -> dict[bytes, os.stat_result]:
-    """The statuses of those that have not been removed since they were listed."""
-    found = {}
-    for name in names:
-        with suppress(FileNotFoundError):
-            found[name] = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    return found
-
-
-def _compare(
-    old: Listing | None, names: list[bytes], numbers: list[int]
-) -> tuple[set[bytes], list[bytes]]:
-    """The names that are new or differ, and the names that are gone."""
-    if old is None:
-        return set(names), []
-    old_names, old_numbers = old
-    before = {
-        name: old_numbers[position * _FIELDS : (position + 1) * _FIELDS]
-        for position, name in enumerate(old_names)
-    }
-    changed = {
-        name
-        for position, name in enumerate(names)
-        if before.pop(name, None) != numbers[position * _FIELDS : (position + 1) * _FIELDS]
-    }
-    return changed, list(before)
