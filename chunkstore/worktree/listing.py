@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from chunkstore import fsio
 
 FIELDS: Final = 5
+_SECOND: Final = 1_000_000_000
 numbers_of = attrgetter("st_mode", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 """What of a status tells whether a path has changed."""
 _KEEPING_TIMES: Final = frozenset(
@@ -102,13 +103,17 @@ def listing_of(statuses: Statuses) -> Listing:
 
 
 def settled(listing: Listing, until: int) -> Listing:
-    """The listing as it may be believed at the next scan: statuses not older than `until` blank."""
+    """The listing as it may be believed at the next scan: statuses not older than `until` blank.
+
+    A file system that only keeps whole seconds says of a change that it was up to one earlier.
+    """
     numbers = listing.numbers
-    if max(numbers[4::FIELDS], default=0) < until:
+    if max(numbers[4::FIELDS], default=0) < until - _SECOND:
         return listing
     kept = list(numbers)
     for start in range(0, len(numbers), FIELDS):
-        if numbers[start + 4] >= until:
+        changed = numbers[start + 4]
+        if changed >= (until if changed % _SECOND else until - _SECOND):
             kept[start : start + FIELDS] = [0] * FIELDS
     return listing._replace(numbers=kept)
 

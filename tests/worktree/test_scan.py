@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support import stores, trees
+from support.mounted import mounted
 from support.stores import record, settle
 from support.variety import ODD_NAMES
 
@@ -365,6 +366,30 @@ def test_files_made_in_one_tick_are_told_apart_when_their_directories_are_swappe
     os.rename(tree / "x", tree / "c")
     found = scanner(now=later)
     assert found[b"b/4"] == found[b"c/4"] == "found"
+
+
+@trees.needs_root
+@trees.needs("mkfs.ext4")
+def test_a_second_write_within_a_second_is_seen_where_only_seconds_are_kept(place: Path) -> None:
+    image = place / "image"
+    with image.open("wb") as file:
+        file.truncate(8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-I", "128", str(image)], check=True, capture_output=True)
+    with mounted(place, "-o", "loop", str(image)) as tree:
+        file = tree / "file"
+        file.write_bytes(b"one")
+        scanner = Scanner(tree, place / "cache")
+        while True:
+            time.sleep(1 - time.time() % 1)
+            file.write_bytes(b"one")
+            settle()
+            scanner()
+            file.write_bytes(b"two")
+            status = file.stat()
+            assert status.st_ctime_ns % 10**9 == 0, "it keeps whole seconds"
+            if time.time_ns() < status.st_ctime_ns + 10**9 * 9 // 10:
+                break
+        assert scanner()[b"file"] == "found"
 
 
 def test_racing_writes_are_seen_by_the_next_commit(place: Path, tree: Path) -> None:
