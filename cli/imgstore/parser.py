@@ -1,8 +1,9 @@
 """The arguments of every verb, and the words that explain them.
 
 Promises: options and names may come in any order, the options every verb takes also before the
-verb; a wrong command line is a `Usage` of one line. Imports only what `--help` needs, since that
-has to answer at once. What a verb does is in `commands/<verb>.py`.
+verb; a wrong command line is a `Usage` of one line. Imports only what `--help` needs, and makes the
+parser of no verb but the one that is meant, since both have to answer at once. What a verb does is
+in `commands/<verb>.py`.
 """
 
 from __future__ import annotations
@@ -66,8 +67,28 @@ class _Parser(argparse.ArgumentParser):
         raise Usage(f"{message}; see '{self.prog} --help'")
 
 
+class _PassedOver(_Parser):
+    """Stands for the parser of a verb that nobody asked for; what it is to take is forgotten."""
+
+    def __init__(self) -> None:
+        pass
+
+    def add_argument(self, *_: Any, **__: Any) -> Any:
+        """Do nothing."""
+
+    def add_argument_group(self, *_: Any, **__: Any) -> Any:
+        """Do nothing, with the group's options neither."""
+        return self
+
+
 class _Verb(argparse._SubParsersAction):  # type: ignore[type-arg]
     """Keeps what follows the verb for the verb's own parser, see `parse`."""
+
+    def mention(self, name: str, text: str) -> _PassedOver:
+        """Make a verb known to help and to complaints, without its parser."""
+        self._choices_actions.append(self._ChoicesPseudoAction(name, (), text))
+        self.choices[name] = passed_over = _PassedOver()
+        return passed_over
 
     def __call__(
         self,
@@ -81,13 +102,13 @@ class _Verb(argparse._SubParsersAction):  # type: ignore[type-arg]
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read a command line. Raises `Usage`; `SystemExit` after `--help` and `--version`."""
-    parser = build()
+    parser = build("")
     before = parser.parse_args(arguments, argparse.Namespace(**_DEFAULTS))
     verb, rest = before.verb, before.rest
     settings = {**vars(before), "verbose": 0}
     del settings["verb"], settings["rest"]
     # Intermixed, since a plain parse takes no DIR after an option: `commit web -m text DIR`.
-    options = verbs(parser)[verb].parse_intermixed_args(
+    options = verbs(build(verb))[verb].parse_intermixed_args(
         _without_marker(rest), argparse.Namespace(**settings)
     )
     options.verbose += before.verbose
@@ -136,8 +157,8 @@ def _common() -> _Parser:
     return parser
 
 
-def build() -> _Parser:
-    """The parser of the whole command line."""
+def build(only: str | None = None) -> _Parser:
+    """The parser of the whole command line; if `only` one verb is meant, the others do nothing."""
     common = _common()
     parser = _Parser(
         prog="imgstore",
@@ -147,11 +168,14 @@ def build() -> _Parser:
         epilog=_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"imgstore {__version__}")
-    group = parser.add_subparsers(
+    group: Any = parser.add_subparsers(
         action=_Verb, dest="verb", required=True, metavar="VERB", title="verbs"
     )
 
     def verb(name: str, text: str, *examples: str, more: str = "") -> _Parser:
+        if only not in (None, name):
+            passed_over: _Parser = group.mention(name, text)
+            return passed_over
         shown = "examples:\n" + "".join(f"  imgstore {example}\n" for example in examples)
         about = f"{text[0].upper()}{text[1:]}." + (f"\n\n{more}" if more else "")
         made: _Parser = group.add_parser(
