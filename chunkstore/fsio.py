@@ -11,7 +11,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
 import re
 import stat
 import struct
@@ -267,7 +266,7 @@ def exchange(folder: int, name: bytes, other_folder: int, other_name: bytes) -> 
     """Let two names change places in one step: both are always there. Raises `OSError`."""
     arguments = (folder, name, other_folder, other_name, _RENAME_EXCHANGE)
     call = getattr(_libc, "renameat2", None)
-    number = _RENAMEAT2.get(platform.machine())
+    number = _RENAMEAT2.get(os.uname().machine)
     if call is not None:
         result = call(*arguments)
     elif number is not None:

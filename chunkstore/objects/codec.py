@@ -2,19 +2,20 @@
 
 Specified in `docs/format.md`, section "Frame". Promises: `decompress` returns exactly the raw
 length it was asked for or raises `Corrupt`, and never allocates more than that, whatever the
-stored bytes claim. Both directions release the interpreter lock while they work.
+stored bytes claim. Both directions release the interpreter lock while they work. The libraries are
+loaded when there is something to do for them: a verb that finds nothing changed does without.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from typing import Final
-
-import lz4.block
-import zstandard
+from typing import TYPE_CHECKING, Final
 
 from chunkstore.errors import Corrupt, Unsupported, Usage
+
+if TYPE_CHECKING:
+    import zstandard
 
 MAX_FRAME: Final = 1024 * 1024
 """Raw bytes of a frame, and so the most that reading one chunk can cost."""
@@ -46,6 +47,8 @@ def compress(data: bytes, method: str) -> tuple[int, bytes]:
     stored = data
     codec = RAW
     if method == "lz4":
+        import lz4.block
+
         stored, codec = lz4.block.compress(data, store_size=False), LZ4
     elif method != "none" and (method != "auto" or _looks_compressible(data)):
         level = _DEFAULT_LEVEL if method == "auto" else int(method.partition(":")[2])
@@ -57,6 +60,8 @@ def compress(data: bytes, method: str) -> tuple[int, bytes]:
 
 def _looks_compressible(data: bytes) -> bool:
     """Whether lz4, seven times as fast as zstd, finds anything in samples of `data`."""
+    import lz4.block
+
     step = max(len(data) // _SAMPLES, _SAMPLE)
     sample = b"".join(data[start : start + _SAMPLE] for start in range(0, len(data), step))
     return len(lz4.block.compress(sample, store_size=False)) < _WORTHWHILE * len(sample)
@@ -66,12 +71,16 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
     """This thread's compressor: making one costs more than compressing a small frame."""
     made: dict[int, zstandard.ZstdCompressor] = _tools.__dict__.setdefault("compressors", {})
     if level not in made:
+        import zstandard
+
         made[level] = zstandard.ZstdCompressor(level=level, write_content_size=True)
     return made[level]
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:
     if not hasattr(_tools, "decompressor"):
+        import zstandard
+
         _tools.decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
     tool: zstandard.ZstdDecompressor = _tools.decompressor
     return tool
@@ -81,6 +90,9 @@ def decompress(codec: int, stored: bytes | memoryview, raw: int, where: str) -> 
     """The `raw` bytes of a frame. Raises `Corrupt` naming `where`, `Unsupported` for its codec."""
     if not 0 < raw <= MAX_FRAME:
         raise Corrupt(f"{where}: frame of {raw} bytes", where=where)
+    import lz4.block
+    import zstandard
+
     try:
         if codec == RAW:
             data = bytes(stored)

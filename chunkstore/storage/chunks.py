@@ -18,11 +18,12 @@ from chunkstore.objects import codec
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Reader, abandon, doubt
-from chunkstore.storage.catalog import FramePlace, Place
 from chunkstore.storage.threads import Threads
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from chunkstore.storage.catalog import FramePlace, Place
 
 Wanted = tuple[bytes, int]
 """A chunk's digest and length."""

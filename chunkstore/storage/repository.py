@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import zip_longest
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from chunkstore.errors import Corrupt, NotFound
 from chunkstore.objects import documents, pack
@@ -18,8 +18,10 @@ from chunkstore.objects.envelope import Envelope
 from chunkstore.objects.names import Spec
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Reader, doubt
-from chunkstore.storage.catalog import Catalog, Place
 from chunkstore.trust.root import MAX_ROOT, SignedRoot, parse_root
+
+if TYPE_CHECKING:
+    from chunkstore.storage.catalog import Catalog, Place
 
 _SHORTEST_PREFIX = 4
 Parsed = TypeVar("Parsed")

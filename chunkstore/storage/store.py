@@ -4,7 +4,8 @@ Promises: `publish` makes a version reachable only after everything it names is 
 order packs, indexes, version, locate, ref. Every ref is signed, unless the store was made without
 keys, and only on top of one that was signed here. Writers hold the store's lock; readers need none.
 The catalog follows the packs that are there, whoever put them. What `gc` has doomed can be read
-until it is deleted, but no writer relies on it, and writing it anew takes it off the list.
+until it is deleted, but no writer relies on it, and writing it anew takes it off the list. What
+reads and writes chunks is loaded when it is wanted: many verbs only look at refs and versions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from chunkstore import fsio
 from chunkstore.errors import ChunkstoreError, Corrupt, NotFound, Usage, local_errors
@@ -24,11 +26,13 @@ from chunkstore.objects.pack import Index
 from chunkstore.storage import doomed, layout, lock, sequences
 from chunkstore.storage.authority import Authority
 from chunkstore.storage.backends.local import LocalBackend
-from chunkstore.storage.catalog import Catalog, Place
-from chunkstore.storage.chunks import ChunkReader
 from chunkstore.storage.repository import Repository, Resolved
-from chunkstore.storage.writer import ChunkWriter
-from chunkstore.trust.keys import Signer
+
+if TYPE_CHECKING:
+    from chunkstore.storage.catalog import Catalog, Place
+    from chunkstore.storage.chunks import ChunkReader
+    from chunkstore.storage.writer import ChunkWriter
+    from chunkstore.trust.keys import Signer
 
 PATIENCE = 600.0
 """Seconds a writer waits for another before it gives up."""
@@ -67,6 +71,8 @@ class Store(Repository):
     @cached_property
     def catalog(self) -> Catalog:
         """Where chunks lie, brought up to date with the packs that are there."""
+        from chunkstore.storage.catalog import Catalog
+
         path: str | None = os.path.join(self.local, "catalog.sqlite")
         if not os.access(self.local, os.W_OK):
             path = None  # a read-only store: learn what is needed in memory
@@ -86,6 +92,8 @@ class Store(Repository):
     @cached_property
     def _spare(self) -> Catalog:
         """Packs no writer may rely on but readers can use: doomed ones, and damaged ones."""
+        from chunkstore.storage.catalog import Catalog
+
         catalog = Catalog(None)
         for pack_id in set(self.packs()) - self.catalog.packs:
             with suppress(NotFound, Corrupt):
@@ -178,6 +186,8 @@ class Store(Repository):
 
     def chunks(self, *, threads: int = 2) -> ChunkReader:
         """A reader of this store's chunks."""
+        from chunkstore.storage.chunks import ChunkReader
+
         return ChunkReader(self.backend, self, threads=threads)
 
     def images(self) -> list[str]:
@@ -210,13 +220,19 @@ class Store(Repository):
 
     def writer(self) -> ChunkWriter:
         """A writer of chunks; the caller holds the lock."""
-        spool = os.path.join(self.local, "spool")
-        return ChunkWriter(self.backend, self.catalog, spool, self.settings.compression)
+        return self._writer(self.catalog)
 
     def rewriter(self) -> ChunkWriter:
         """A writer that stores chunks again which the store has; the caller holds the lock."""
+        from chunkstore.storage.catalog import Catalog
+
+        return self._writer(Catalog(None))
+
+    def _writer(self, catalog: Catalog) -> ChunkWriter:
+        from chunkstore.storage.writer import ChunkWriter
+
         spool = os.path.join(self.local, "spool")
-        return ChunkWriter(self.backend, Catalog(None), spool, self.settings.compression)
+        return ChunkWriter(self.backend, catalog, spool, self.settings.compression)
 
     def publish(
         self, image: str, version: Version, uses: list[PackUse], *, tags: Iterable[str], now: int

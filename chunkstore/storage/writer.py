@@ -22,7 +22,6 @@ from chunkstore.objects.digest import chunk_digest, pack_hasher
 from chunkstore.objects.pack import Frame
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Backend
-from chunkstore.storage.catalog import Catalog
 from chunkstore.storage.threads import Threads
 
 COMPRESSORS: Final = 2
@@ -37,6 +36,8 @@ _MAX_CHUNKS: Final = 2**20
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from chunkstore.storage.catalog import Catalog
 
     Compressed = Future[tuple[int, bytes]]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -80,6 +79,8 @@ def entry_document(entry: Entry) -> dict[str, Any]:
     if entry.flags:
         document["flags"] = entry.flags
     if entry.xattrs:
+        import base64
+
         document["xattrs"] = {
             json_path(name): base64.b64encode(value).decode() for name, value in entry.xattrs
         }

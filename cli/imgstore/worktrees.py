@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chunkstore.commit import remembered_directory
 from chunkstore.errors import local_errors
@@ -13,8 +13,7 @@ from imgstore.output import Output
 from imgstore.stores import open_store, store_path
 
 
-@dataclass(frozen=True)
-class Worktree:
+class Worktree(NamedTuple):
     """A directory to be recorded, and what in it must not be, whoever asks."""
 
     path: str

@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,40 @@ def test_a_quick_verb_loads_no_server_no_bar_and_no_other_verb(
     assert [module for module in modules if module.startswith("imgstore.commands.")] == [
         "imgstore.commands.images"
     ]
+
+
+def test_a_commit_of_nothing_loads_only_what_looks(
+    environment: dict[str, str], done: Run, store: Path, web: Path
+) -> None:
+    """Half of its time would go into what it has no use for."""
+    done("commit", "web", web)
+    time.sleep(0.1)  # until the files are older than what could change unseen
+    done("commit", "web", web)
+    modules = loaded({**environment, "IMGSTORE_STORE": str(store)}, "commit", "web", str(web))
+
+    assert "chunkstore.worktree.scan" in modules
+    assert {module.partition(".")[0] for module in modules} & {
+        *("concurrent", "cryptography", "dataclasses", "fastcdc", "hashlib", "inspect", "isal"),
+        *("logging", "lz4", "platform", "shutil", "sqlite3", "subprocess", "tempfile"),
+        *("tqdm", "urllib", "zstandard"),
+    } == set()
+    assert {
+        *("chunkstore.commit.recording", "chunkstore.storage.writer", "chunkstore.storage.chunks"),
+        *("chunkstore.worktree.capture", "chunkstore.objects.delta"),
+    }.isdisjoint(modules)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_command_line_makes_the_parser_of_its_verb_alone(verb: str) -> None:
+    alone, whole = verbs(build(verb)), verbs(build())
+
+    assert list(alone) == list(whole)
+    assert alone[verb].format_help() == whole[verb].format_help()
+    assert [name for name in alone if vars(alone[name])] == [verb]
+
+
+def test_help_is_the_same_whatever_verb_is_meant() -> None:
+    assert build("").format_help() == build("log").format_help() == build().format_help()
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from chunkstore.errors import Usage
 from chunkstore.storage.backend import Reader
-from chunkstore.storage.backends.throttle import Throttle, ThrottledReader
 
 if TYPE_CHECKING:
     from chunkstore.storage.backends.http_access import Access
+    from chunkstore.storage.backends.throttle import Throttle
 
 MAX_NAME: Final = 1024
 """Characters of an object name; the least that any place in sight allows (S3)."""
@@ -72,7 +72,11 @@ def open_reader(
     the `mirrors`, to which neither token nor certificate of `access` is shown. Raises `Usage`,
     `NotFound`, `LocalError`.
     """
-    throttle = None if limit_rate is None else Throttle(limit_rate)
+    throttle = None
+    if limit_rate is not None:
+        from chunkstore.storage.backends.throttle import Throttle
+
+        throttle = Throttle(limit_rate)
     if not mirrors:
         return _open(location, throttle, access)
     from dataclasses import replace
@@ -101,7 +105,11 @@ def _open(
             from chunkstore.storage.backends.local import LocalBackend
 
             local = LocalBackend(_path_of(location) if scheme else location)
-            return local if throttle is None else ThrottledReader(local, throttle)
+            if throttle is None:
+                return local
+            from chunkstore.storage.backends.throttle import ThrottledReader
+
+            return ThrottledReader(local, throttle)
         case other:
             raise Usage(f"{other}: is no kind of place known here; use http, https, or a path")
 
