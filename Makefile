@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint check bench campaign lock clean
+.PHONY: demo test lint check bench bench-full campaign lock clean
+
+# Where bench-full builds its Debian trees; they are kept for the next time.
+TREES ?= /var/tmp/imgstore-bench
 
 demo: $(READY)
 	$(BIN)/python bench/demo.py
@@ -19,8 +22,15 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Minutes, on trees it makes up; as root.
 bench: $(READY)
-	$(BIN)/python bench/main_job.py --help
+	$(BIN)/python bench/run.py --small
+
+# Hours, and the page of results. bench/README.md says how to do it in pieces.
+bench-full: $(READY)
+	bench/debian.sh $(TREES)
+	$(BIN)/python bench/run.py $(TREES)/before $(TREES)/after --write-docs
+	$(BIN)/python bench/archives.py $(TREES)/before $(TREES)/after --write-docs
 
 # Long runs of the same tests: more kills, more examples.
 campaign: $(READY)

@@ -34,6 +34,8 @@ from shlex import join, quote
 from typing import Any
 
 import tables
+from aims import Aim, checklist
+from machine import machine, machine_text
 from measure import Command, floor, measure, run, shell
 from small_edit import SmallEdit
 from tables import Figures, Row, Table
@@ -41,7 +43,6 @@ from tables import Figures, Row, Table
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "bench" / "results" / "archives.json"
-MARKERS = ("<!-- archives: begin -->", "<!-- archives: end -->")
 SETTLE = 1.1
 """Seconds for the times of an edit to be past: within one tick of the clock nobody can tell."""
 PROGRAMS = [["tar", "--version"], ["gzip", "--version"]]
@@ -228,7 +229,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def aims(found: Sequence[Table]) -> list[tuple[str, str, bool]]:
+def aims(found: Sequence[Table]) -> list[Aim]:
     """What the project promises about these figures."""
     lines = []
     for table in found:
@@ -236,12 +237,12 @@ def aims(found: Sequence[Table]) -> list[tuple[str, str, bool]]:
         if table.key == "edit":
             ratio = medians[OF_TAR_GZ].wall / medians[OURS].wall
             text = f"{AIM_SPEED} times faster than against the tar.gz, after a small edit"
-            lines.append((text, f"{ratio:.0f} times", ratio >= AIM_SPEED))
+            lines.append(Aim(text, f"{ratio:.0f} times", ratio >= AIM_SPEED))
         theirs = medians["tar, gzip -6"].bytes or 1
         for name, limit in (("export", AIM_SIZE), ("export --level 6", 1.0)):
             ratio = (medians[f"imgstore {name}"].bytes or 0) / theirs
             text = f"{table.key}: `{name}` at most {limit:g} times `gzip -6` of the same members"
-            lines.append((text, f"{ratio:.3f}", ratio <= limit))
+            lines.append(Aim(text, f"{ratio:.3f}", ratio <= limit))
     return lines
 
 
@@ -277,7 +278,7 @@ def main() -> None:
     os.environ["LC_ALL"] = "C"
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    described = tables.machine(work, PROGRAMS)
+    described = machine(work, PROGRAMS)
     try:
         program = [str(Path(sys.executable).with_name("imgstore"))]
         bench = Bench(options.before.resolve(), options.after.resolve(), work, program)
@@ -285,7 +286,7 @@ def main() -> None:
         found = [bench.contest(change, options.runs) for change in changes]
     finally:
         run(Command(["rm", "-rf", "--one-file-system", str(work)]))
-    parts = [tables.machine_text(described, {}, options.runs), tables.checklist(aims(found))]
+    parts = [machine_text(described, {}, options.runs), checklist(aims(found))]
     smallest = floor()
     text = "\n".join([*parts, *(table.markdown(smallest) for table in found)])
     print(text)
@@ -296,7 +297,7 @@ def main() -> None:
     }
     targets = [options.json] if options.json else []
     if options.write_docs:
-        tables.write_between_markers(PAGE, text, MARKERS)
+        tables.write_between_markers(PAGE, text, "archives")
         targets.append(RESULTS)
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-MARKERS = ("<!-- main_job: begin -->", "<!-- main_job: end -->")
 MB = 1_000_000
 
 
@@ -40,6 +33,7 @@ class Row:
 
     name: str
     note: str
+    group: str = ""
     runs: list[Figures] = field(default_factory=list)
     differences: int | None = None
 
@@ -56,7 +50,10 @@ class Row:
 
 @dataclass
 class Table:
-    """A scenario's rows. `reference` is the row that the ratios are to."""
+    """A scenario's rows. `reference` names the row that the ratios are to, in each group its own.
+
+    `load` is that of the machine when it began.
+    """
 
     key: str
     title: str
@@ -65,6 +62,8 @@ class Table:
     bytes_are: str
     shows_sync: bool
     rows: list[Row]
+    rounds: int = 0
+    load: float = 0.0
     earlier: dict[str, Any] | None = None
     """The document this was read from, when an earlier run measured it."""
 
@@ -72,15 +71,23 @@ class Table:
     def read(cls, document: dict[str, Any]) -> Table:
         """The table of an earlier run: of each row only the medians are known."""
         rows = [
-            Row(found["name"], found["note"], [Figures(**found["median"])], found["differences"])
+            Row(
+                found["name"],
+                found["note"],
+                found.get("group", ""),
+                [Figures(**found["median"])] if found["median"] else [],
+                found["differences"],
+            )
             for found in document["contenders"]
         ]
         keys = ("scenario", "title", "about", "reference", "bytes_are", "shows_sync")
-        return cls(*(document[key] for key in keys), rows, earlier=document)
+        when = (document.get("rounds", 0), document.get("load", 0.0))
+        return cls(*(document[key] for key in keys), rows, *when, earlier=document)
 
-    def row(self, name: str) -> Row | None:
+    def row(self, name: str, group: str = "") -> Row | None:
         """The row of a contender that ran."""
-        return next((row for row in self.rows if row.name == name and row.runs), None)
+        rows = (row for row in self.rows if (row.name, row.group) == (name, group))
+        return next((row for row in rows if row.runs), None)
 
     def document(self) -> dict[str, Any]:
         """For JSON: medians and the wall seconds of every run."""
@@ -93,30 +100,31 @@ class Table:
             "shows_sync": self.shows_sync,
             "reference": self.reference,
             "bytes_are": self.bytes_are,
+            "rounds": self.rounds,
+            "load": self.load,
             "contenders": [
                 {
                     "name": row.name,
+                    "group": row.group,
                     "note": row.note,
-                    "median": _known(asdict(row.median)),
+                    "median": _known(asdict(row.median)) if row.runs else None,
                     "wall_runs": [round(run.wall, 4) for run in row.runs],
                     "cpu_runs": [round(run.cpu, 4) for run in row.runs],
                     "differences": row.differences,
                 }
                 for row in self.rows
-                if row.runs
             ],
         }
 
     def markdown(self, smallest: int) -> str:
         """The table with its heading; `smallest` is the memory that can't be told from less."""
         rows = [row for row in self.rows if row.runs]
-        base = self.row(self.reference)
         columns: dict[str, list[str]] = {"": [row.name for row in rows]}
+        if any(row.group for row in rows):
+            columns = {" ": [row.group for row in rows], **columns}
         medians = [row.median for row in rows]
         columns["wall s"] = [_seconds(each.wall) for each in medians]
-        if base is not None:
-            ratios = [each.wall / base.median.wall for each in medians]
-            columns[f"to {self.reference}"] = [f"{ratio:.2f}" for ratio in ratios]
+        columns[f"to {self.reference}"] = [self._ratio(row) for row in rows]
         columns["CPU s"] = [_seconds(each.cpu) for each in medians]
         columns["server CPU s"] = [_seconds(each.server_cpu) for each in medians]
         columns["peak MB"] = [_peak(each.peak, smallest) for each in medians]
@@ -125,9 +133,18 @@ class Table:
         columns["requests"] = [_count(each.requests) for each in medians]
         if self.shows_sync:
             columns["then sync s"] = [_seconds(each.sync) for each in medians]
-        text = f"### {self.title}\n\n{self.about}\n\n{_grid(columns)}"
-        notes = [f"{row.name}: {note}." for row in self.rows if (note := _note(row))]
+        when = f" {_rounds(self.rounds)}, load {self.load:g}." if self.rounds else ""
+        text = f"### {self.title}\n\n{self.about}{when}\n\n{grid(columns)}"
+        notes = dict.fromkeys(f"{row.name}: {note}." for row in self.rows if (note := _note(row)))
         return text + ("\n" + " ".join(notes) + "\n" if notes else "")
+
+    def _ratio(self, row: Row) -> str:
+        base = self.row(self.reference, row.group)
+        return "" if base is None else f"{row.median.wall / base.median.wall:.2f}"
+
+
+def _rounds(rounds: int) -> str:
+    return "One run" if rounds == 1 else f"Medians of {rounds} runs"
 
 
 def _note(row: Row) -> str:
@@ -167,74 +184,23 @@ def _count(value: float | None) -> str:
     return "" if value is None else f"{value:.0f}"
 
 
-def _grid(columns: dict[str, list[str]]) -> str:
-    """Markdown of the columns that hold anything, the first to the left, the rest to the right."""
+def grid(columns: dict[str, list[str]]) -> str:
+    """Markdown of the columns that hold anything: names to the left, figures to the right."""
     shown = {name: cells for name, cells in columns.items() if any(cells)}
-    lines = [list(shown), ["---"] + ["---:"] * (len(shown) - 1)]
+    rules = ["---" if not name.strip() or name == "aim" else "---:" for name in shown]
+    lines = [list(shown), rules]
     lines += [list(cells) for cells in zip(*shown.values(), strict=True)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def checklist(lines: Iterable[tuple[str, str, bool]]) -> str:
-    """Aims, what was measured, and whether they are met."""
-    rows = [(aim, found, "yes" if met else "no") for aim, found, met in lines]
-    if not rows:
-        return ""
-    aims, found, met = (list(column) for column in zip(*rows, strict=True))
-    return f"### Aims\n\n{_grid({'aim': aims, 'measured': found, 'met': met})}"
+def markers(name: str) -> tuple[str, str]:
+    """What stands before and after the part of a page that a program writes."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
-def machine(work: Path, programs: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """What the figures depend on. `programs` are commands that print a version."""
-    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    kind = subprocess.run(
-        ["findmnt", "-n", "-o", "FSTYPE", "-T", work], capture_output=True, text=True, check=False
-    )
-    return {
-        "cpu": cpu[1] if cpu else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_mb": int(memory[1]) // 1000 if memory else None,
-        "kernel": platform.release(),
-        "file_system": next(iter(kind.stdout.split()), ""),
-        "python": platform.python_version(),
-        "python_build": sys.version.partition("[")[2].rstrip("]"),
-        "load": [round(load, 2) for load in os.getloadavg()],
-        "programs": {program[0]: _version(program) for program in programs},
-    }
-
-
-def _version(program: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(program, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return "missing"
-    first = next(iter((done.stdout or done.stderr).splitlines()), "")
-    match = re.search(r"\d+(\.\d+)+", first) or re.search(r"\d+", first)
-    return match[0] if match else first
-
-
-def machine_text(described: dict[str, Any], trees: dict[str, dict[str, int]], runs: int) -> str:
-    """The machine and the trees in a paragraph each."""
-    programs = ", ".join(f"{name} {number}" for name, number in described["programs"].items())
-    text = (
-        f"{described['cpu']}, {described['cores']} cores, {described['memory_mb'] / 1000:.0f} GB; "
-        f"Linux {described['kernel']}, {described['file_system']}; Python {described['python']}. "
-        f"Load when it began {described['load'][0]}, medians of {runs} "
-        f"{'run' if runs == 1 else 'runs'}. {programs}.\n"
-    )
-    if not trees:
-        return text
-    text += "\n| tree | entries | files | MB |\n| --- | ---: | ---: | ---: |\n"
-    return text + "".join(
-        f"| {name} | {count['entries']:,} | {count['files']:,} | {count['bytes'] / MB:,.0f} |\n"
-        for name, count in trees.items()
-    )
-
-
-def write_between_markers(page: Path, text: str, markers: tuple[str, str] = MARKERS) -> None:
+def write_between_markers(page: Path, text: str, name: str) -> None:
     """Replace what stands between the markers of a page. Raises `ValueError` without them."""
-    begin, end = markers
+    begin, end = markers(name)
     old = page.read_text()
     before, _, rest = old.partition(begin)
     _, found, after = rest.partition(end)
