@@ -31,6 +31,7 @@ bench-full: $(READY)
 	bench/debian.sh $(TREES)
 	$(BIN)/python bench/run.py $(TREES)/before $(TREES)/after --write-docs
 	$(BIN)/python bench/archives.py $(TREES)/before $(TREES)/after --write-docs
+	$(BIN)/python bench/growth.py --write-docs
 
 # Long runs of the same tests: more kills, more examples.
 campaign: $(READY)

@@ -15,14 +15,17 @@ from typing import Any
 
 import tables
 from aims import Found, aims, checklist
+from growth_report import growth_found, growth_text
 from machine import machine_text
 from tables import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
+PLOT = ROOT / "docs" / "growth.svg"
 RESULTS = ROOT / "bench" / "results"
 MAIN = RESULTS / "main_job.json"
 SMALL = RESULTS / "small.json"
+GROWTH = RESULTS / "growth.json"
 ARCHIVES = RESULTS / "archives.json"
 ORDER = [
     "start",
@@ -98,9 +101,12 @@ def main_text(document: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def aims_text(document: dict[str, Any]) -> str:
-    """The aims, held against these results and those that lie beside."""
-    return checklist(aims(Found(read_tables(document)), _archives(), {}))
+def aims_text(document: dict[str, Any], *, is_main: bool = True) -> str:
+    """The aims, held against these results, and if they are the page's against all of its."""
+    found = Found(read_tables(document))
+    if not is_main:
+        return checklist(aims(found, Found([]), {}))
+    return checklist(aims(found, _archives(), growth_found(read(GROWTH))))
 
 
 def _archives() -> Found:
@@ -116,6 +122,9 @@ def write_page() -> None:
     if document:
         tables.write_between_markers(PAGE, aims_text(document), "aims")
         tables.write_between_markers(PAGE, main_text(document), "main_job")
+    growth = read(GROWTH)
+    if growth:
+        tables.write_between_markers(PAGE, growth_text(growth, PLOT), "growth")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def measure_all(options: argparse.Namespace, work: Path) -> bool:
         except Failed as failure:
             is_good = False
             say(f"{key} failed: {failure}")
-    print(report.aims_text(outcome.save()))
+    print(report.aims_text(outcome.save(), is_main=options.write_docs))
     return is_good
 
 

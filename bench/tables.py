@@ -123,16 +123,16 @@ class Table:
         if any(row.group for row in rows):
             columns = {" ": [row.group for row in rows], **columns}
         medians = [row.median for row in rows]
-        columns["wall s"] = [_seconds(each.wall) for each in medians]
+        columns["wall s"] = [seconds(each.wall) for each in medians]
         columns[f"to {self.reference}"] = [self._ratio(row) for row in rows]
-        columns["CPU s"] = [_seconds(each.cpu) for each in medians]
-        columns["server CPU s"] = [_seconds(each.server_cpu) for each in medians]
+        columns["CPU s"] = [seconds(each.cpu) for each in medians]
+        columns["server CPU s"] = [seconds(each.server_cpu) for each in medians]
         columns["peak MB"] = [_peak(each.peak, smallest) for each in medians]
         columns["server peak MB"] = [_peak(each.server_peak, 0) for each in medians]
         columns[f"MB {self.bytes_are}"] = [_megabytes(each.bytes) for each in medians]
         columns["requests"] = [_count(each.requests) for each in medians]
         if self.shows_sync:
-            columns["then sync s"] = [_seconds(each.sync) for each in medians]
+            columns["then sync s"] = [seconds(each.sync) for each in medians]
         when = f" {_rounds(self.rounds)}, load {self.load:g}." if self.rounds else ""
         text = f"### {self.title}\n\n{self.about}{when}\n\n{grid(columns)}"
         notes = dict.fromkeys(f"{row.name}: {note}." for row in self.rows if (note := _note(row)))
@@ -162,7 +162,8 @@ def _known(figures: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _seconds(value: float | None) -> str:
+def seconds(value: float | None) -> str:
+    """Three digits or so; nothing for None."""
     if value is None:
         return ""
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"

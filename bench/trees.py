@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import stat
@@ -94,7 +95,7 @@ def make_small(place: Path, files: int, *, real: bool) -> tuple[Path, Path]:
     else:
         before.mkdir(parents=True)
     generate(before / "srv" / "generated", files)
-    _configure(before / "etc", max(files // 20, 8))
+    configure(before / "etc", max(files // 20, 8))
     run(Command(["cp", "-a", str(before), str(after)]))
     paths = sorted(
         path
@@ -111,11 +112,13 @@ def make_small(place: Path, files: int, *, real: bool) -> tuple[Path, Path]:
     return before, after
 
 
-def generate(tree: Path, files: int, *, seed: int = 0, per_folder: int = 250) -> None:
+def generate(
+    tree: Path, files: int, *, seed: int = 0, per_folder: int = 250, median: int = 2_700
+) -> None:
     """Small files, as many as were asked for, in folders of `per_folder`, the same every time.
 
-    Sizes are like those of a system tree, with a median of 3 KB and a mean of 5, but nothing above
-    64 KB. One content in twenty is that of an earlier file.
+    Sizes are spread like those of a system tree, with a median of as many bytes and a mean of not
+    quite twice that, but nothing above 64 KB. One content in twenty is that of an earlier file.
     """
     chosen = random.Random(seed)
     text = content(seed, 1 << 20)
@@ -125,11 +128,11 @@ def generate(tree: Path, files: int, *, seed: int = 0, per_folder: int = 250) ->
             group, index = divmod(number // per_folder, 40)
             folder = tree / f"group{group:03}" / f"part{index:02}"
             folder.mkdir(parents=True)
-        size = min(int(chosen.lognormvariate(7.9, 1.1)) + 1, 65_536)
+        size = min(int(chosen.lognormvariate(math.log(median), 1.1)) + 1, 65_536)
         start = chosen.randrange(len(text) - size)
         own = b"" if number % 20 == 19 else b"%d %d\n" % (seed, number)
         if not own:
-            size, start = 2_000, number % 1_000
+            size, start = median, number % 1_000
         path = os.path.join(folder, f"file{number:07}.txt")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
@@ -149,7 +152,7 @@ def content(seed: int, size: int) -> bytes:
     return "".join(parts).encode()[:size]
 
 
-def _configure(folder: Path, files: int) -> None:
+def configure(folder: Path, files: int) -> None:
     """What a small edit changes."""
     folder.mkdir(exist_ok=True)
     for number in range(files):
