@@ -61,6 +61,22 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
+def make_directories(path: str) -> None:
+    """Make a directory, and those above it that are missing, durably. Raises `OSError`."""
+    path = os.path.abspath(path)
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for each in reversed(missing):
+        try:
+            os.mkdir(each)
+        except FileExistsError:
+            if not os.path.isdir(each):
+                raise
+        sync_directory(os.path.dirname(each))
+
+
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write every byte; a single write may stop short at a signal or a nearly full disk."""
     view = memoryview(data)

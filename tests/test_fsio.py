@@ -6,9 +6,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import signal
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import trees
+from support import program, trees
+from support.strace import needs_strace
 
 from chunkstore import fsio
 from chunkstore.fsio import Directory
@@ -324,3 +327,33 @@ def test_the_type_of_a_file_system_is_what_stat_says(tmp_path: Path) -> None:
         with Directory(str(path)) as directory:
             assert fsio.file_system_magic(directory.descriptor) == int(said.stdout, 16)
     assert fsio.file_system_magic(-1) == 0
+
+
+@needs_strace
+def test_directories_are_made_durable(quick: Path) -> None:
+    """Each name is on disk before the next directory is made below it."""
+    script = "import sys; from chunkstore import fsio; fsio.make_directories(sys.argv[1])"
+    log = quick / "log"
+    subprocess.run(
+        [
+            *("strace", "-y", "-o", str(log), "-e", "trace=mkdir,fsync"),
+            *(sys.executable, "-c", script, str(quick / "a/b")),
+        ],
+        env=program.environment(),
+        check=True,
+    )
+    calls = re.findall(r'(?m)^(mkdir|fsync)\((?:"|\d+<)(.*?)[">]', log.read_text())
+    assert [(name, path) for name, path in calls if path.startswith(str(quick))] == [
+        ("mkdir", str(quick / "a")),
+        ("fsync", str(quick)),
+        ("mkdir", str(quick / "a/b")),
+        ("fsync", str(quick / "a")),
+    ]
+
+
+def test_directories_that_are_there(quick: Path) -> None:
+    fsio.make_directories(str(quick))
+    (quick / "file").touch()
+    for path in (quick / "file", quick / "file/below"):
+        with pytest.raises(OSError, match="File exists|Not a directory"):
+            fsio.make_directories(str(path))

@@ -66,7 +66,7 @@ class Folder:
         self._drafts: dict[str, tuple[str, Published]] = {}
 
     def __enter__(self) -> Folder:
-        os.makedirs(self._path, exist_ok=True)
+        fsio.make_directories(self._path)
         self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

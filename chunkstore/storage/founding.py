@@ -48,7 +48,7 @@ def create(
     store.
     """
     with local_errors("can't make a store"):
-        os.makedirs(root, exist_ok=True)
+        fsio.make_directories(root)
         if os.path.exists(os.path.join(root, layout.SETTINGS)):
             raise Conflict(f"there is a store in {root} already")
         # Whoever was killed at it before has left some of these: the settings come last.
@@ -75,7 +75,7 @@ def create(
                     lifetime=root_lifetime,
                 )
         fsio.write_durably(os.path.join(root, layout.SETTINGS), settings.encode())
-        # A commit that was acknowledged must not go with the directory's own name.
+        # A commit that was acknowledged must not go with the directory's own name, whoever made it.
         fsio.sync_directory(os.path.dirname(os.path.abspath(root)))
     return Store(root)
 
