@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,23 +16,29 @@ from chunkstore.storage.backends.local import LocalBackend
 from chunkstore.storage.store import Store
 
 HOLDER = """
-import sys, time
+import sys
 from chunkstore.storage.store import Store
 with Store(sys.argv[1]).locked("imgstore commit other"):
     print("ready", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.readline()
 """
+"""Holds the store's lock until it is sent a line, or stdin ends."""
 
 
 def test_a_second_writer_waits_and_says_for_whom(place: Path, tree: Path) -> None:
     store = stores.make_store(place / "store")
-    holder = stores.python(HOLDER, store.root, 1.0)
+    holder = stores.python(HOLDER, store.root, stdin=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
     told: list[str] = []
-    began = time.monotonic()
-    report = record(Store(store.root, waiting=told.append), tree)
-    assert time.monotonic() - began > 0.7
+
+    def waiting(whom: str) -> None:
+        told.append(whom)
+        assert holder.stdin is not None
+        holder.stdin.write(b"\n")
+        holder.stdin.flush()
+
+    report = record(Store(store.root, waiting=waiting), tree)
     assert report.is_new
     assert len(told) == 1
     assert f"process {holder.pid} (imgstore commit other" in told[0]
@@ -43,7 +49,7 @@ def test_a_second_writer_gives_up_in_the_end(
     place: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = stores.make_store(place / "store")
-    holder = stores.python(HOLDER, store.root, 60)
+    holder = stores.python(HOLDER, store.root, stdin=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
     monkeypatch.setattr("chunkstore.storage.store.PATIENCE", 0.2)

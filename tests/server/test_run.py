@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,14 @@ def test_a_signal_ends_it_cleanly(store: Path, number: signal.Signals) -> None:
             assert sock.recv(1000) == b""
 
 
+def await_refusal(host: str, port: int) -> None:
+    """Wait until nobody listens there any more."""
+    with suppress(ConnectionRefusedError):
+        while True:
+            socket.create_connection((host, port), timeout=30).close()
+            time.sleep(0.01)
+
+
 def test_a_second_signal_does_not_wait(store: Path, huge: str) -> None:
     with foreground(store, 600) as (process, url):
         host, port = url.removeprefix("http://").split(":")
@@ -88,7 +96,7 @@ def test_a_second_signal_does_not_wait(store: Path, huge: str) -> None:
             sock.sendall(f"GET {huge} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             sock.recv(1000)
             process.send_signal(signal.SIGTERM)
-            time.sleep(0.5)
+            await_refusal(host, int(port))  # it has heard the first
             assert process.poll() is None  # the response is still running
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
@@ -124,9 +132,7 @@ def test_a_stuck_response_does_not_hold_up_the_stop(store: Path, huge: str) -> N
         sock = socket.create_connection((host, int(port)), timeout=30)
         sock.sendall(f"GET {huge} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         sock.recv(1000)
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 15
-    assert not log.get(timeout=1).complete
+    assert not log.get(timeout=30).complete
     sock.close()
 
 
@@ -139,12 +145,10 @@ def test_nothing_listens_afterwards(store: Path) -> None:
 
 
 def test_an_idle_client_does_not_hold_up_the_stop(store: Path) -> None:
-    with running(store) as url:
+    with running(store, limits=Limits(stop_seconds=3600)) as url:
         host, port = url.removeprefix("http://").split(":")
         socks = [socket.create_connection((host, int(port)), timeout=30) for _ in range(10)]
         socks[0].sendall(b"GET / HTTP/1.1\r\n")
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 4  # less than stop_seconds
     for sock in socks:
         sock.close()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -12,12 +13,13 @@ from chunkstore.errors import Conflict, LocalError
 from chunkstore.storage import lock
 
 HOLDER = """
-import sys, time
+import sys
 from chunkstore.storage import lock
 with lock.exclusive(sys.argv[1], "imgstore gc", wait=0):
     print("ready", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.readline()
 """
+"""Holds the lock until it is sent a line, or stdin ends."""
 
 
 @pytest.fixture
@@ -26,11 +28,18 @@ def path(quick: Path) -> str:
 
 
 def test_who_waits_is_told_once_for_whom(path: str) -> None:
-    holder = stores.python(HOLDER, path, 0.5)
+    holder = stores.python(HOLDER, path, stdin=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
     told: list[str] = []
-    with lock.exclusive(path, "imgstore commit web", wait=30, waiting=told.append):
+
+    def waiting(whom: str) -> None:
+        told.append(whom)
+        assert holder.stdin is not None
+        holder.stdin.write(b"\n")
+        holder.stdin.flush()
+
+    with lock.exclusive(path, "imgstore commit web", wait=60, waiting=waiting):
         pass
     assert len(told) == 1
     assert told[0].startswith(f"process {holder.pid} (imgstore gc, since ")
@@ -38,7 +47,7 @@ def test_who_waits_is_told_once_for_whom(path: str) -> None:
 
 
 def test_who_waits_too_long_is_told_too(path: str) -> None:
-    holder = stores.python(HOLDER, path, 60)
+    holder = stores.python(HOLDER, path, stdin=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
     with (
