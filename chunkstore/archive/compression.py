@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-import zstandard
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
@@ -166,6 +165,8 @@ class _Zstd:
     """One zstd frame with a checksum, compressed by the library's own threads."""
 
     def __init__(self, file: Sink, level: int, threads: int) -> None:
+        import zstandard  # here, since most archives are gzip
+
         self._file = file
         compressor = zstandard.ZstdCompressor(level, threads=threads, write_checksum=True)
         self._stream = compressor.compressobj()

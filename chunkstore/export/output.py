@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from typing import BinaryIO
 
 from chunkstore import fsio
@@ -29,6 +28,8 @@ class Hashed(Counted):
     """A sink that also takes the SHA-256 of it."""
 
     def __init__(self, sink: Sink) -> None:
+        from hashlib import sha256  # here, since it loads OpenSSL and most archives go without
+
         super().__init__(sink)
         self._hash = sha256()
 

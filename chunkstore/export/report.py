@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class ExportReport:
+class ExportReport(NamedTuple):
     """What was written: members, bytes of the archive, paths to remove, and where those stand.
 
     `lost` counts, by kind, what a tar archive can't say. Of an OCI image the bytes are those of its

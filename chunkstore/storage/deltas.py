@@ -12,7 +12,6 @@ import os
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chunkstore import fsio
@@ -61,15 +60,15 @@ class DeltaReport(NamedTuple):
     plain: int
 
 
-@dataclass
 class _Group:
     """Chunks for one frame and its bases, each once; `plain` is what they take without it."""
 
-    chunks: list[Wanted] = field(default_factory=list)
-    bases: dict[bytes, int] = field(default_factory=dict)
-    raw: int = 0
-    base: int = 0
-    plain: float = 0.0
+    def __init__(self) -> None:
+        self.chunks: list[Wanted] = []
+        self.bases: dict[bytes, int] = {}
+        self.raw = 0
+        self.base = 0
+        self.plain = 0.0
 
 
 def try_deltas(store: Store, new: Resolved, old: Resolved, written: Written) -> DeltaReport | None:

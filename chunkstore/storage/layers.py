@@ -7,7 +7,7 @@ made in memory, and nothing is written. Leaves the rules to `objects.overlay`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from chunkstore.objects import overlay
 from chunkstore.objects.digest import chunk_digest
@@ -18,8 +18,7 @@ from chunkstore.storage.repository import Resolved
 from chunkstore.storage.store import Store
 
 
-@dataclass(frozen=True)
-class Layered:
+class Layered(NamedTuple):
     """Versions laid over each other, the base first; one alone is just that version.
 
     `root` is the composed manifest's; `nodes` are those of its nodes that were made for it.
@@ -28,7 +27,7 @@ class Layered:
     specs: tuple[Spec, ...]
     versions: tuple[Resolved, ...]
     root: NodeRef
-    nodes: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    nodes: Mapping[bytes, bytes]
 
     def over(self, load: Load) -> Load:
         """A `load` that has the nodes made here, and for all others asks the one given."""
