@@ -198,10 +198,11 @@ class Collection:
         for new in self._new:
             # A pack that comes out as it was is none to give up.
             number = numbers.setdefault(new.id, len(self._packs))
+            contents = self._store.own_index(new.id)
             if number == len(self._packs):
-                raw = sum(frame.raw for frame in new.contents.frames)
+                raw = sum(frame.raw for frame in contents.frames)
                 self._packs.append(_Pack(new.id, new.pack_size, raw))
-            self._census.move(number, new.contents)
+            self._census.move(number, contents)
 
     def _write_hints(self) -> None:
         """Let every kept version's hint name the packs it needs, and no other, newest first."""

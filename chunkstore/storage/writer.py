@@ -4,7 +4,7 @@ Promises: a chunk is stored once; frames stand in the order their chunks came, t
 the content of the same commit, so that a node one version behind reads one run of each. When
 `finish` has returned, the packs, their indexes and torrents are durable, packs first. Until then
 nothing refers to them: an abandoned writer leaves garbage that `gc` sweeps, never a dangling name.
-Memory is the frames under way, plus a few bytes per new chunk.
+Memory is the frames under way, and the names of some new chunks, whatever their number.
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ _MAX_TREE_BYTES: Final = 16 * 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
 
 _MAX_FRAMES: Final = 2**16
-_MAX_CHUNKS: Final = 2**20
-"""Well below what an index may hold, since one frame of tiny files can add a million chunks."""
+_MAX_CHUNKS: Final = 2**18
+"""Well below what an index may hold: one frame of tiny files can add a million chunks, and what an
+index says is in memory several times over while a pack is sealed."""
+_MOST_NEW: Final = 2**18
+"""New chunks whose names are kept in memory, beside those of packs under way. More are left to the
+catalog, though it takes longer to answer than a tiny file to be read."""
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -43,10 +47,9 @@ if TYPE_CHECKING:
 
 
 class NewPack(NamedTuple):
-    """A pack that was written: its id, what its index says, and the sizes of both files."""
+    """A pack that was written: its id, and the sizes of it and its index."""
 
     id: bytes
-    contents: pack.Index
     pack_size: int
     index_size: int
 
@@ -98,7 +101,7 @@ class _PackFile:
             or self._count >= _MAX_CHUNKS
         )
 
-    def seal(self, backend: Backend) -> NewPack:
+    def seal(self, backend: Backend) -> tuple[NewPack, pack.Index]:
         """Complete the file and make it an object; slow, since it waits for the disk."""
         chunks = b"".join(self._chunks)
         self._chunks.clear()
@@ -112,7 +115,7 @@ class _PackFile:
         backend.put(layout.index(pack_id), index)
         if described is not None:
             backend.put(layout.torrent(pack_id), described)
-        return NewPack(pack_id, pack.Index(self.frames, chunks), self.size, len(index))
+        return NewPack(pack_id, self.size, len(index)), pack.Index(self.frames, chunks)
 
     def _torrent(self, pack_id: bytes) -> bytes | None:
         """How swarms see it. Read again from memory: here only the sealing thread is held up."""
@@ -165,9 +168,11 @@ class ChunkWriter:
         self._compression = compression
         self._pool = Threads(COMPRESSORS, "compress")
         self._sealer = Threads(1, "seal")
-        self._sealing: list[Future[NewPack]] = []
+        self._sealing: list[Future[tuple[NewPack, pack.Index]]] = []
+        self._packs: list[NewPack] = []
         self._files: list[_PackFile] = []
         self._new: set[bytes] = set()
+        self._count = 0
         self._content = _Lane()
         self._tree = _Lane()
         self._under_way: deque[_Job] = deque()
@@ -225,6 +230,7 @@ class ChunkWriter:
 
     def _add(self, lane: _Lane, digest: bytes, data: bytes | memoryview) -> None:
         self._new.add(digest)
+        self._count += 1
         if lane.size + len(data) > codec.MAX_FRAME:
             self._close_frame(lane)
         lane.parts.append(data)
@@ -262,9 +268,20 @@ class ChunkWriter:
 
     def _seal(self) -> None:
         if self._file is not None:
+            if len(self._new) > _MOST_NEW:
+                self._learn()
             # Waiting for the disk is left to a thread; only `finish` needs it done.
             self._sealing.append(self._sealer.submit(self._file.seal, self._backend))
             self._file = None
+
+    def _learn(self) -> None:
+        """Let the catalog know what is in the packs that are sealed, instead of this writer."""
+        sealed = [sealing.result() for sealing in self._sealing]
+        self._sealing.clear()
+        for new, contents in sealed:
+            self._catalog.learn(new.id, contents)
+            self._new.difference_update(digest for digest, *_ in contents.places())
+            self._packs.append(new)
 
     def _write_tree_pack(self) -> None:
         content, self._file = self._file, None
@@ -286,7 +303,5 @@ class ChunkWriter:
         self._close_frame(self._tree)
         self._write_tree()
         self._seal()
-        packs = [sealing.result() for sealing in self._sealing]
-        for new in packs:
-            self._catalog.learn(new.id, new.contents)
-        return Written(packs, len(self._new), self.raw, self.stored)
+        self._learn()
+        return Written(self._packs, self._count, self.raw, self.stored)

@@ -103,8 +103,8 @@ def test_what_is_put_can_be_read(workshop: Workshop, compression: str) -> None:
     for new in written.packs:
         assert new.pack_size == workshop.backend.size(layout.pack(new.id))
         assert new.index_size == workshop.backend.size(layout.index(new.id))
-        assert new.contents == workshop.index(new.id)
-    assert written.stored == sum(f.stored for new in written.packs for f in new.contents.frames)
+    indexes = [workshop.index(new.id) for new in written.packs]
+    assert written.stored == sum(frame.stored for index in indexes for frame in index.frames)
     assert workshop.catalog.packs_of(chunks).keys() == chunks.keys()
     assert os.listdir(workshop.spool) == []
 
@@ -141,7 +141,7 @@ def test_content_keeps_its_order_and_nodes_come_behind_it(workshop: Workshop) ->
             if number < len(nodes):
                 writer.put_node(*nodes[number])
         (new,) = writer.finish().packs
-    order = [digest for digest, *_ in new.contents.places()]
+    order = [digest for digest, *_ in workshop.index(new.id).places()]
     assert order == [digest for digest, _ in content + nodes]
 
 
@@ -150,7 +150,7 @@ def test_frames_hold_up_to_a_megabyte(workshop: Workshop) -> None:
         for number in range(300):
             writer.put(*chunk(number, 30_000))
         (new,) = writer.finish().packs
-    sizes = [frame.raw for frame in new.contents.frames]
+    sizes = [frame.raw for frame in workshop.index(new.id).frames]
     assert max(sizes) <= codec.MAX_FRAME
     assert min(sizes[:-1]) > codec.MAX_FRAME - 30_000
 
@@ -193,9 +193,30 @@ def test_many_nodes_do_not_wait_in_memory(
     assert len(written.packs) > 2
     assert read_all(workshop) == nodes | content
     kinds = [
-        {digest in nodes for digest, *_ in new.contents.places()} for new in written.packs[:-1]
+        {digest in nodes for digest, *_ in workshop.index(new.id).places()}
+        for new in written.packs[:-1]
     ]
     assert all(kind == {True} for kind in kinds), "full packs of nodes hold no content"
+
+
+def test_names_of_new_chunks_do_not_pile_up_in_memory(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_MOST_NEW", 40)
+    monkeypatch.setattr(pack, "TARGET_BYTES", 100_000)
+    monkeypatch.setattr(codec, "MAX_FRAME", 20_000)
+    chunks = dict(chunk(number, 5000) for number in range(400))
+    most = 0
+    with workshop.writer() as writer:
+        for _ in range(2):
+            for item in chunks.items():
+                writer.store([item])
+                most = max(most, len(writer._new))
+        written = writer.finish()
+    assert written.chunks == len(chunks)
+    assert most < 160
+    assert read_all(workshop) == chunks
+    assert sum(len(list(workshop.index(new.id).places())) for new in written.packs) == len(chunks)
 
 
 def test_the_same_chunks_give_the_same_packs(quick: Path) -> None:
