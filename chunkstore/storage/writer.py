@@ -31,10 +31,12 @@ _MAX_TREE_BYTES: Final = 16 * 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
 
 _MAX_FRAMES: Final = 2**16
-_MAX_CHUNKS: Final = 2**18
-"""Well below what an index may hold: one frame of tiny files can add a million chunks, and what an
-index says is in memory several times over while a pack is sealed."""
-_MOST_NEW: Final = 2**18
+_MAX_CHUNKS: Final = 2**17
+"""Well below what an index may hold: what it says is in memory several times over while a pack is
+sealed."""
+_FRAME_CHUNKS: Final = 2**14
+"""A megabyte of files of a few bytes each would be all files of a system."""
+_MOST_NEW: Final = 2**17
 """New chunks whose names are kept in memory, beside those of packs under way. More are left to the
 catalog, though it takes longer to answer than a tiny file to be read."""
 
@@ -231,7 +233,7 @@ class ChunkWriter:
     def _add(self, lane: _Lane, digest: bytes, data: bytes | memoryview) -> None:
         self._new.add(digest)
         self._count += 1
-        if lane.size + len(data) > codec.MAX_FRAME:
+        if lane.size + len(data) > codec.MAX_FRAME or len(lane.parts) >= _FRAME_CHUNKS:
             self._close_frame(lane)
         lane.parts.append(data)
         lane.records.append(pack.CHUNK.pack(digest, len(data)))

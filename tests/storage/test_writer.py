@@ -155,6 +155,17 @@ def test_frames_hold_up_to_a_megabyte(workshop: Workshop) -> None:
     assert min(sizes[:-1]) > codec.MAX_FRAME - 30_000
 
 
+def test_frames_of_tiny_chunks_hold_only_so_many(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_FRAME_CHUNKS", 100)
+    with workshop.writer() as writer:
+        for number in range(250):
+            writer.put(*chunk(number, 20))
+        (new,) = writer.finish().packs
+    assert [frame.chunks for frame in workshop.index(new.id).frames] == [100, 100, 50]
+
+
 def test_the_largest_chunk_has_a_frame_of_its_own(workshop: Workshop) -> None:
     largest = chunk("largest", codec.MAX_FRAME)
     with workshop.writer() as writer:
