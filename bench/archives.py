@@ -35,6 +35,8 @@ from typing import Any
 
 import tables
 from aims import Aim, checklist
+from contest import say
+from job import SETTLE
 from machine import machine, machine_text
 from measure import Command, floor, measure, run, shell
 from small_edit import SmallEdit
@@ -43,8 +45,6 @@ from tables import Figures, Row, Table
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "bench" / "results" / "archives.json"
-SETTLE = 1.1
-"""Seconds for the times of an edit to be past: within one tick of the clock nobody can tell."""
 PROGRAMS = [["tar", "--version"], ["gzip", "--version"]]
 OURS = "imgstore commit, export"
 OF_TAR_GZ = "compare with the tar.gz"
@@ -222,11 +222,6 @@ def timed(command: Command, archive: Path) -> Figures:
 def warm(path: Path) -> None:
     """Bring a file into the page cache."""
     run(shell(f"cat {quote(str(path))} > /dev/null"))
-
-
-def say(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def aims(found: Sequence[Table]) -> list[Aim]:

@@ -15,12 +15,13 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 
-import archivers
+import peers
 import programs
-from archivers import Archiver, Casync, Imgstore, Ostree
+from archivers import Archiver, Imgstore
 from contest import Traffic, say
 from measure import Command, Measure, run
-from servers import Server, find_nginx, imgstore_server, nginx, rsync_daemon
+from peers import Casync, Ostree
+from servers import HERE, Server, Where, find_nginx, imgstore_server, nginx, rsync_daemon
 from small_edit import SmallEdit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +48,7 @@ class Job:
         work: Path,
         imgstore: Sequence[str],
         *,
-        peers: Iterable[str] = archivers.PROGRAMS,
+        others: Iterable[str] = peers.PROGRAMS,
         sparse: int = 20_000_000_000,
     ) -> None:
         self.before = before
@@ -56,7 +57,7 @@ class Job:
         self.imgstore = Imgstore(imgstore)
         self.sparse = sparse
         self._discards = count()
-        self.others = archivers.installed(peers)
+        self.others = peers.installed(others)
         self.archivers: list[Archiver] = [self.imgstore, *self.others]
 
     @property
@@ -128,9 +129,16 @@ class Job:
         """Repositories of all archivers with BEFORE and AFTER in them."""
         return self.record("both", [self.before, self.after])
 
-    def record(self, name: str, trees: list[Path]) -> Path:
-        """Repositories of all archivers with these trees in them, one after another."""
-        for archiver in self.archivers:
+    @cached_property
+    def store(self) -> Path:
+        """Our store with BEFORE and AFTER in it, which does not need the others."""
+        if "both" in self.__dict__:
+            return self.both / self.imgstore.name
+        return self.record("ours", [self.before, self.after], [self.imgstore]) / self.imgstore.name
+
+    def record(self, name: str, trees: list[Path], archivers: list[Archiver] | None = None) -> Path:
+        """Repositories (of all archivers) with these trees in them, one after another."""
+        for archiver in archivers or self.archivers:
             say(f"preparing: {name}, {archiver.name}")
             repository = self.place(name, archiver.name)
             run(archiver.first(repository, trees[0]))
@@ -180,22 +188,22 @@ class Job:
         return self.edited
 
     @contextmanager
-    def services(self) -> Iterator[Services]:
+    def services(self, where: Where = HERE) -> Iterator[Services]:
         """The store with BEFORE and AFTER, both trees by rsync, the working directory by nginx."""
         with ExitStack() as stack:
-            serve = imgstore_server(self.imgstore.command, self.both / self.imgstore.name)
+            serve = imgstore_server(self.imgstore.command, self.store, where)
             modules = {"before": self.before, "after": self.after}
-            daemon = rsync_daemon(self.place("rsyncd", "log").parent, modules)
+            daemon = rsync_daemon(self.place("rsyncd", "log").parent, modules, where)
             yield Services(
                 stack.enter_context(serve),
                 stack.enter_context(daemon) if shutil.which("rsync") else None,
-                stack.enter_context(self.web()) if find_nginx() else None,
+                stack.enter_context(self.web(where)) if find_nginx() else None,
             )
 
     @contextmanager
-    def web(self) -> Iterator[Server]:
+    def web(self, where: Where = HERE) -> Iterator[Server]:
         """nginx on the working directory."""
-        with nginx(self.place("nginx", "log").parent, self.work) as server:
+        with nginx(self.place("nginx", "log").parent, self.work, where) as server:
             yield server
 
 

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import report
-from archivers import PROGRAMS
 from contest import contest, say
 from job import Job, set_environment
 from machine import machine
 from measure import Command, Failed, floor, run
+from peers import PROGRAMS
 from scenarios import PIECES
 from trees import count_tree, make_small, warm
 
@@ -120,7 +120,7 @@ def measure_all(options: argparse.Namespace, work: Path) -> bool:
     else:
         before, after = options.before.resolve(), options.after.resolve()
     command = set_environment()
-    job = Job(before, after, work, command, peers=options.peers, sparse=options.sparse)
+    job = Job(before, after, work, command, others=options.peers, sparse=options.sparse)
     smallest = floor()
     document = {
         "machine": machine(work),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 _PATIENCE = 10.0
 _RSYNCD = """
@@ -29,9 +30,19 @@ http {{
   log_format bytes "$bytes_sent $status $request"; access_log {folder}/nginx.log bytes;
   client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
   uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
-  server {{ listen 127.0.0.1:{port} backlog=1024; root {root}; }}
+  server {{ listen {address}:{port} backlog=1024; root {root}; }}
 }}
 """
+
+
+class Where(NamedTuple):
+    """What a server's command line begins with, and the address it listens at."""
+
+    inside: tuple[str, ...] = ()
+    address: str = "127.0.0.1"
+
+
+HERE = Where()
 
 
 class Server:
@@ -88,41 +99,46 @@ def find_nginx() -> str | None:
 
 
 @contextmanager
-def imgstore_server(imgstore: Sequence[str], store: Path) -> Iterator[Server]:
+def imgstore_server(imgstore: Sequence[str], store: Path, where: Where = HERE) -> Iterator[Server]:
     """`imgstore serve`."""
-    arguments = [*imgstore, "--store", str(store), "--json", "serve", "--listen", "127.0.0.1:0"]
+    serve = ["--json", "serve", "--listen", f"{where.address}:0"]
+    arguments = [*where.inside, *imgstore, "--store", str(store), *serve]
     with _running(arguments, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         lines: list[bytes] = []
         while not lines or lines[-1].rstrip() not in (b"}", b""):
             lines.append(process.stdout.readline())
-        (url,) = json.loads(b"".join(lines))["urls"]
+        url, *_ = json.loads(b"".join(lines))["urls"]
         yield Server(process, int(url.rpartition(":")[2]), None)
 
 
 @contextmanager
-def rsync_daemon(folder: Path, modules: Mapping[str, Path]) -> Iterator[Server]:
+def rsync_daemon(
+    folder: Path, modules: Mapping[str, Path], where: Where = HERE
+) -> Iterator[Server]:
     """An rsync daemon that offers directories, read-only."""
     port = _free_port()
     configuration = folder / "rsyncd.conf"
     parts = [f"[{name}]\npath = {path}\nread only = yes\n" for name, path in modules.items()]
     configuration.write_text(_RSYNCD.format(folder=folder) + "".join(parts))
-    where = ["--address=127.0.0.1", f"--port={port}", f"--config={configuration}"]
-    with _running(["rsync", "--daemon", "--no-detach", *where]) as process:
+    options = [f"--address={where.address}", f"--port={port}", f"--config={configuration}"]
+    with _running([*where.inside, "rsync", "--daemon", "--no-detach", *options]) as process:
         _wait_for(port, process)
         yield Server(process, port, None)
 
 
 @contextmanager
-def nginx(folder: Path, root: Path) -> Iterator[Server]:
+def nginx(folder: Path, root: Path, where: Where = HERE) -> Iterator[Server]:
     """nginx with one worker; its log tells the bytes."""
     port = _free_port()
     configuration = folder / "nginx.conf"
-    configuration.write_text(_NGINX.format(folder=folder, port=port, root=root))
+    configuration.write_text(
+        _NGINX.format(folder=folder, address=where.address, port=port, root=root)
+    )
     log = folder / "nginx.log"
     log.write_bytes(b"")
     program = find_nginx() or "nginx"
-    with _running([program, "-c", str(configuration), "-p", str(folder)]) as process:
+    with _running([*where.inside, program, "-c", str(configuration), "-p", str(folder)]) as process:
         _wait_for(port, process)
         yield Server(process, port, log)
 
@@ -150,9 +166,12 @@ def _free_port() -> int:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until it listens, by what the kernel says of the network that the process is in."""
     end = time.monotonic() + _PATIENCE
+    listens = re.compile(rf"^ *\d+: [0-9A-F]+:{port:04X} [0-9A-F]+:0000 0A ", re.MULTILINE)
     while time.monotonic() < end and process.poll() is None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
+        with suppress(OSError):
+            if listens.search(Path(f"/proc/{process.pid}/net/tcp").read_text()):
+                return
         time.sleep(0.02)
     raise SystemExit(f"a server did not come up: {process.args!r}")

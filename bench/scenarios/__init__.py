@@ -18,6 +18,7 @@ from . import (
     export,
     first,
     gc,
+    links,
     nothing,
     pull,
     sparse,
@@ -50,4 +51,5 @@ PIECES = {
     "verify": Piece(verify.scenarios, 6),
     "gc": Piece(gc.scenarios, 6),
     "sparse": Piece(sparse.scenarios, 8),
+    "links": Piece(links.scenarios, 18),
 }
