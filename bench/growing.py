@@ -25,14 +25,15 @@ MANY = 300_000
 class Growing:
     """A generated tree, its store, and a node, in a directory of their own."""
 
-    def __init__(self, work: Path, imgstore: Imgstore, files: int) -> None:
+    def __init__(self, work: Path, imgstore: Imgstore, files: int, rounds: int) -> None:
         self.files = files
         self.imgstore = imgstore
         self.tree = work / "tree"
         self.store = work / "store"
         self.node = work / "node"
         self.work = work
-        self.rounds = 1 if files >= MANY else 3
+        self.rounds = rounds
+        self.writing_rounds = 1 if files >= MANY else rounds
         work.mkdir(parents=True)
         generate(self.tree / "srv", files, median=660)
         configure(self.tree / "etc", 40)
@@ -85,14 +86,18 @@ class Growing:
         ]
         if not shutil.which("zstd"):
             del contenders[0]
-        found = self._contest("first", "First commit", contenders, bytes_are="stored")
+        found = self._contest(
+            "first", "First commit", contenders, bytes_are="stored", rounds=self.writing_rounds
+        )
         self.discard(archive)
         return found
 
     def first_pull(self, server: Server) -> Table:
         """An empty directory each time; the last one stays."""
         ours = self._pulling(server, partial(self.discard, self.node))
-        return self._contest("pull", "First pull", [ours], bytes_are="moved")
+        return self._contest(
+            "pull", "First pull", [ours], bytes_are="moved", rounds=self.writing_rounds
+        )
 
     def unchanged(self) -> Table:
         """The commit that finds nothing, and the walk of others; rsync compares with the node."""
@@ -105,11 +110,11 @@ class Growing:
             compare = programs.rsync(f"{self.tree}/", self.node, *options)
             contenders.append(Contender("rsync -n", same(compare)))
         run(self.commit())
-        return self._contest("unchanged", "Nothing changed", contenders, rounds=3)
+        return self._contest("unchanged", "Nothing changed", contenders)
 
     def nothing_to_do(self, server: Server) -> Table:
         """The node is what it should be."""
-        return self._contest("nothing", "Nothing to do", [self._pulling(server)], rounds=3)
+        return self._contest("nothing", "Nothing to do", [self._pulling(server)])
 
     def edited(self, server: Server) -> list[Table]:
         """A small edit: its commit, the diff, the pull."""
@@ -119,11 +124,9 @@ class Growing:
             time.sleep(SETTLE)
 
         commit = Contender(OURS, self.commit)
-        committed = self._contest(
-            "edit", "Commit after a small edit", [commit], each_round=another, rounds=3
-        )
+        committed = self._contest("edit", "Commit after a small edit", [commit], each_round=another)
         diff = Contender(OURS, same(self.imgstore.diff(self.store)))
-        compared = self._contest("diff", "Diff of a small edit", [diff], rounds=3)
+        compared = self._contest("diff", "Diff of a small edit", [diff])
 
         def behind(number: int) -> None:
             run(self.pull(server))
@@ -132,13 +135,13 @@ class Growing:
 
         pulling = [self._pulling(server)]
         title = "Pull of a small edit"
-        pulled = self._contest("update", title, pulling, each_round=behind, rounds=3)
+        pulled = self._contest("update", title, pulling, each_round=behind)
         return [committed, compared, pulled]
 
     def verify(self) -> Table:
         """Every byte of the store."""
         ours = Contender(OURS, same(self.imgstore.verify(self.store)))
-        return self._contest("verify", "Verify the store", [ours], rounds=1)
+        return self._contest("verify", "Verify the store", [ours], rounds=self.writing_rounds)
 
     def collect(self) -> Table:
         """All versions but the last, of a copy of the store."""
@@ -155,7 +158,7 @@ class Growing:
             before=put_back,
             size=partial(disk_usage, used),
         )
-        found = self._contest("gc", "gc", [ours], bytes_are="left")
+        found = self._contest("gc", "gc", [ours], bytes_are="left", rounds=self.writing_rounds)
         self.discard(used)
         return found
 
@@ -169,7 +172,7 @@ class Growing:
         title: str,
         contenders: list[Contender],
         *,
-        rounds: int = 0,
+        rounds: int | None = None,
         bytes_are: str = "",
         each_round: Callable[[int], None] | None = None,
     ) -> Table:
@@ -177,4 +180,4 @@ class Growing:
         scenario = Scenario(
             key, title, about, OURS, contenders, each_round=each_round, bytes_are=bytes_are
         )
-        return contest(scenario, rounds or self.rounds)
+        return contest(scenario, self.rounds if rounds is None else rounds)

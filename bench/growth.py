@@ -40,20 +40,22 @@ VERSION_FILES = 10_000
 VERSION_CHANGES = 100
 
 
-def by_files(work: Path, imgstore: Imgstore, files: int) -> dict[str, Any]:
+def by_files(work: Path, imgstore: Imgstore, files: int, rounds: int) -> dict[str, Any]:
     """All tables of one size."""
     load = round(os.getloadavg()[0], 2)
     say(f"generating {files:,} files")
-    growing = Growing(work, imgstore, files)
+    growing = Growing(work, imgstore, files, rounds)
     tree = count_tree(growing.tree)
     found = [growing.first(), *growing.all_but_first()]
     return {"tree": tree, "load": load, "tables": documents(found)}
 
 
-def by_versions(work: Path, imgstore: Imgstore, counts: list[int]) -> Iterator[tuple[int, Any]]:
+def by_versions(
+    work: Path, imgstore: Imgstore, counts: list[int], rounds: int
+) -> Iterator[tuple[int, Any]]:
     """One tree and store that get more and more versions; what each number of them costs."""
     say(f"generating {VERSION_FILES:,} files")
-    growing = Growing(work, imgstore, VERSION_FILES)
+    growing = Growing(work, imgstore, VERSION_FILES, rounds)
     paths = sorted((growing.tree / "srv").rglob("*.txt"))
     done = 0
     for count in sorted(counts):
@@ -92,6 +94,7 @@ def parse() -> argparse.Namespace:
     sizes = [10_000, 100_000, 1_000_000]
     parser.add_argument("--files", type=numbers, default=sizes, help="10000,100000,1000000")
     parser.add_argument("--versions", type=numbers, default=[1, 10, 100], help="1,10,100; '': none")
+    parser.add_argument("--runs", type=int, default=3, help="rounds; of what writes much fewer")
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/imgstore-growth"))
     parser.add_argument("--results", type=Path, help="put the figures there, among those it has")
     parser.add_argument(
@@ -127,9 +130,10 @@ def measure_all(options: argparse.Namespace) -> None:
             report.write(options.results, document)
 
     for files in options.files:
-        keep("files", files, by_files(work / f"files-{files}", imgstore, files))
+        keep("files", files, by_files(work / f"files-{files}", imgstore, files, options.runs))
     if options.versions:
-        for count, found in by_versions(work / "versions", imgstore, options.versions):
+        place = work / "versions"
+        for count, found in by_versions(place, imgstore, options.versions, options.runs):
             keep("versions", count, found)
     print(growth_report.growth_text(document))
 

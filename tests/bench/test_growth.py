@@ -20,7 +20,7 @@ def test_tables_and_a_picture_come_out(tmp_path: Path):
         pytest.skip("needs root: the benchmark keeps owners")
     results = tmp_path / "results.json"
     command = [sys.executable, str(stores.PROJECT / "bench" / "growth.py")]
-    command += ["--files", "200", "--versions", "", "--results", str(results)]
+    command += ["--files", "200", "--versions", "", "--runs", "1", "--results", str(results)]
     command += ["--work", str(tmp_path / "work")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert ended.returncode == 0, ended.stdout + ended.stderr
