@@ -40,3 +40,41 @@ def parse_time(text: str) -> float:
     if match is None:
         raise ArgumentTypeError(f"{text!r} is no time: write seconds such as 90, or 15m or 2h")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_count(text: str) -> int:
+    """A number above 0. Raises `ValueError`."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def parse_percent(text: str) -> float:
+    """A share, with or without the sign. Raises `ValueError`."""
+    number = float(text.removesuffix("%"))
+    if not 0 <= number < 1e9:
+        raise ValueError
+    return number
+
+
+def parse_ratio(text: str) -> float:
+    """How many times. Raises `ValueError`."""
+    number = float(text)
+    if not 0 < number < 1e6:
+        raise ValueError
+    return number
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds, also parts of one. Raises `ValueError`."""
+    number = float(text)
+    if not 0 <= number < 1e9:
+        raise ValueError
+    return number
+
+
+parse_count.__name__ = "number"  # what argparse calls the kind of value it could not read
+parse_percent.__name__ = "percentage"
+parse_ratio.__name__ = "ratio"
+parse_seconds.__name__ = "number of seconds"

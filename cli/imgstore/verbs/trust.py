@@ -1,4 +1,4 @@
-"""What the verbs about keys and trust take, and the words that explain them; see `verbs`."""
+"""Verbs about keys and trust, and the options of others that have to do with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from imgstore.verbs import Maker
+    from imgstore.verbs.words import Maker
 
 
 def add_trust(verb: Maker) -> None:
