@@ -75,6 +75,9 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def _code(error: Exception) -> int:
+    if isinstance(error, sqlite3.ProgrammingError):
+        # Used by two threads, or after it was closed: a fault of ours, and no news of the file.
+        raise error
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     return code & 0xFF
 

@@ -182,3 +182,14 @@ def test_looking_for_the_reason_leaves_nothing_behind(quick: Path) -> None:
     error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
     told(error, quick / "x.sqlite")
     assert list(quick.iterdir()) == []
+
+
+def test_a_fault_of_ours_is_neither_damage_nor_the_systems(quick: Path) -> None:
+    """A database that was closed, or is another thread's: to be heard of, not to be mended."""
+    database = sqlite3.connect(quick / "x.sqlite")
+    database.close()
+    error = caught(lambda: database.execute("SELECT 1"))
+    with pytest.raises(sqlite3.ProgrammingError):
+        is_damage(error)
+    with pytest.raises(sqlite3.ProgrammingError):
+        local_error(error, "can't do it", "x")

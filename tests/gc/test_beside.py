@@ -68,12 +68,13 @@ def test_a_pull_under_way_is_not_cut_off(
     farm.line(6)
     report = farm.history[number][0]
     is_kept = number == 5
-    pull = Pull(farm.store.root, report.version.id)
     turn, done = threading.Event(), threading.Event()
     found: list[tuple[bytes, bytes]] = []
     failed: list[ChunkstoreError] = []
 
     def run() -> None:
+        # Made here: a catalog belongs to one thread.
+        pull = Pull(farm.store.root, report.version.id)
         if progress == "located":
             pull.chunks.get(pull.version.root.digest)
         source = pull.stream(pull.plan() if progress == "planned" else None)
@@ -85,6 +86,8 @@ def test_a_pull_under_way_is_not_cut_off(
             found.extend(source)
         except ChunkstoreError as error:
             failed.append(error)
+        finally:
+            pull.close()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -95,11 +98,10 @@ def test_a_pull_under_way_is_not_cut_off(
     assert names.isdisjoint(pack_names(farm.store)) == (grace == 0)
     done.set()
     thread.join()
-    pull.close()
     assert all(chunk_digest(data) == digest for digest, data in found)
     if grace or is_kept:
         assert failed == []
-        assert sum(len(data) for _, data in found) == pull.version.root.size
+        assert sum(len(data) for _, data in found) == report.version.version.root.size
     else:
         # Unless all of it was on the way already.
         assert all(isinstance(error, NotFound) for error in failed)
