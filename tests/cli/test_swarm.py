@@ -19,6 +19,8 @@ from support.live import Ended, imgstore
 from support.servers import free_port
 from support.trees import assert_same
 
+from chunkstore.swarm import fetch as fetching
+
 PEERS = ("--peer-listen", "127.0.0.1", "--peer-port", "30000-39999")
 
 
@@ -66,10 +68,18 @@ def pulled(tmp_path: Path) -> Iterator[Callable[..., Ended]]:
         imgstore("seed", "--stop", node)
 
 
+@pytest.fixture
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with much to do, a pull by swarm would rather turn to the server."""
+    for name in ("NOBODY_SECONDS", "FIRST_SECONDS", "STALL_SECONDS"):
+        monkeypatch.setattr(fetching, name, 10 * getattr(fetching, name))
+
+
 def cached(node: Path) -> list[Path]:
     return list((node / ".imgstore/swarm").glob("*.pack"))
 
 
+@pytest.mark.usefixtures("_patient")
 def test_a_node_gives_on_after_its_pull_and_is_stopped(
     store: Path, tmp_path: Path, pulled: Callable[..., Ended]
 ):
@@ -98,6 +108,7 @@ def test_a_node_gives_on_after_its_pull_and_is_stopped(
         assert imgstore("swarm", url).err == f"imgstore: nobody is in a swarm of {url}\n"
 
 
+@pytest.mark.usefixtures("_patient")
 def test_a_store_with_a_token_has_a_tracker_with_the_same(
     store: Path, tmp_path: Path, pulled: Callable[..., Ended]
 ):
