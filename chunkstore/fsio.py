@@ -73,7 +73,7 @@ def make_directories(path: str) -> None:
             os.mkdir(each)
         except FileExistsError:
             if not os.path.isdir(each):
-                raise
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), each) from None
         sync_directory(os.path.dirname(each))
 
 

@@ -50,7 +50,11 @@ def replacing(path: str) -> Iterator[BinaryIO]:
     folder = os.path.dirname(path) or "."
     temporary = os.path.join(folder, fsio.fresh_name())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o644)
+    try:
+        descriptor = os.open(temporary, flags, 0o644)
+    except OSError as error:
+        error.filename = path  # nobody knows the other name
+        raise
     try:
         with open(descriptor, "wb", buffering=1 << 20) as file:
             yield file

@@ -35,6 +35,8 @@ def next_step(error: BaseException, verb: str) -> str:
             return _where_to_look(name)
         case Unsupported() | DamagedState() | Conflict():
             return ""
+        case Corrupt() if verb == "import":
+            return "nothing was recorded"
         case Corrupt():
             place = "on the remote's store" if verb == "pull" else "to learn what is affected"
             return "" if verb == "verify" else f"run 'imgstore verify' {place}"

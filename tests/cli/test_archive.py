@@ -386,3 +386,17 @@ def test_export_from_what_is_no_base(
     assert (ended.code, ended.out) == (code, "")
     assert ended.err.count("\n") == 1
     assert not (tmp_path / "out.tar").exists()
+
+
+def test_an_archive_where_there_is_no_directory(run: Run, shared: Path, tmp_path: Path) -> None:
+    path = tmp_path / "nowhere/image.tar.gz"
+    ended = run("export", "web", "-o", path)
+    assert ended.code == 7
+    assert ended.err == f"imgstore: can't write the archive: No such file or directory ({path})\n"
+
+
+def test_publishing_into_a_file(run: Run, shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = run("publish", "web", tmp_path / "file")
+    assert ended.code == 7
+    assert ended.err == f"imgstore: can't publish: Not a directory ({tmp_path / 'file'})\n"

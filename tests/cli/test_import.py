@@ -175,3 +175,9 @@ def test_python_reads_what_was_imported(done: Run, tmp_path: Path) -> None:
     done("export", "web", "-o", out)
     with tarfile.open(out) as read:
         assert read.getnames() == [".", "./dir", "./dir/ü"]
+
+
+def test_what_is_no_archive_is_none_of_the_stores_business(run: Run, store: Path) -> None:
+    ended = run("import", "web", "/etc/passwd")
+    assert ended.code == 4
+    assert ended.err.endswith("its checksum is wrong; nothing was recorded\n")
