@@ -6,9 +6,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support import stores, trees
 from support.stores import SMALL, record, settle
 
@@ -178,6 +182,76 @@ def test_an_abandoned_cache_leaves_the_old_one(memory: Memory) -> None:
     cache.abandon()
     assert memory.cache.read_bytes() == good
     assert sorted(os.listdir(memory.cache.parent)) == ["cache", "tree"]
+
+
+PLACES = [f"{folder}{name}" for folder in ("", "a/", "a/x/", "b/") for name in ("1", "2", "x", "y")]
+CHANGES = ("write", "rewrite", "remove", "make", "rename", "link", "symlink", "chmod", "pipe")
+
+
+def change(tree: Path, kind: str, one: str, other: str, number: int) -> None:
+    """One change of a tree, if it can be made."""
+    path, second = tree / one, tree / other
+    with suppress(OSError):
+        if kind in ("write", "rewrite") and path.is_fifo():
+            return  # whoever opens it waits for a reader
+        if kind == "write":
+            path.write_bytes(b"%04d" % number)
+        elif kind == "rewrite":
+            status = path.stat()
+            path.write_bytes(b"%04d" % number)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        elif kind == "remove":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        elif kind == "make":
+            path.mkdir()
+        elif kind == "rename":
+            os.rename(path, second)
+        elif kind == "link":
+            os.link(path, second, follow_symlinks=False)
+        elif kind == "symlink":
+            os.symlink(other, path)
+        elif kind == "chmod":
+            path.chmod(0o700 + number % 64)
+        else:
+            os.mkfifo(path)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    rounds=st.lists(
+        st.tuples(
+            st.booleans(),
+            st.lists(
+                st.tuples(
+                    st.sampled_from(CHANGES), st.sampled_from(PLACES), st.sampled_from(PLACES)
+                ),
+                max_size=6,
+            ),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_whatever_changes_is_recorded(
+    quick: Path, rounds: list[tuple[bool, list[tuple[str, str, str]]]]
+) -> None:
+    """With and without a while between changes and commits."""
+    with TemporaryDirectory(dir=quick) as place:
+        tree = Path(place, "tree")
+        for folder in ("a/x", "b"):
+            (tree / folder).mkdir(parents=True)
+        memory = Memory(tree, Path(place, "cache"))
+        base = memory.commit(None)
+        number = 0
+        for is_settled, changes in rounds:
+            if is_settled:
+                settle()
+                base = memory.commit(base)
+            for kind, one, other in changes:
+                number += 1
+                change(tree, kind, one, other, number)
+            base = memory.commit(base)
+            assert base == memory.fresh()
 
 
 # In a store
