@@ -357,3 +357,26 @@ def test_directories_that_are_there(quick: Path) -> None:
     for path in (quick / "file", quick / "file/below"):
         with pytest.raises(OSError, match="Not a directory"):
             fsio.make_directories(str(path))
+
+
+@pytest.mark.parametrize("offset", [None, 0, 5])
+@pytest.mark.parametrize("most", [1, 3, 4, 7, 11, 100])
+def test_several_buffers_by_a_system_that_stops_short(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, most: int, offset: int | None
+) -> None:
+    buffers = [b"abc", memoryview(b"d"), b"", b"efgh", b"ijk"]
+    whole = b"abcdefghijk"
+    real, real_at = os.writev, os.pwritev
+
+    def some(buffers: list[bytes]) -> list[bytes]:
+        return [b"".join(buffers)[:most]]
+
+    monkeypatch.setattr(os, "writev", lambda to, data: real(to, some(data)))
+    monkeypatch.setattr(os, "pwritev", lambda to, data, at: real_at(to, some(data), at))
+    descriptor = os.open(quick / "file", os.O_WRONLY | os.O_CREAT)
+    try:
+        fsio.write_many(descriptor, buffers, offset)
+        fsio.write_many(descriptor, [])
+    finally:
+        os.close(descriptor)
+    assert (quick / "file").read_bytes() == bytes(offset or 0) + whole

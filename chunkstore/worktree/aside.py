@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final
 
 from chunkstore import fsio
@@ -31,6 +32,7 @@ from chunkstore.worktree.mounts import Mounts
 from chunkstore.worktree.powers import disarm
 from chunkstore.worktree.restore import Shortfalls
 from chunkstore.worktree.sources import TreeChunks
+from chunkstore.worktree.writers import Writers
 
 LATE: Final = b"="
 """Instead of a name: a link to what stands in the tree, to be made when that may be touched."""
@@ -192,10 +194,12 @@ class Preparation:
         self._progress = progress
         self._names: dict[bytes, tuple[int, bytes]] = {}
         self._refused: set[bytes] = set()
+        self._writers = Writers()
 
     def prepare(self, contents: FileContents) -> list[Made]:
         """Make everything, durably. Raises `OSError`, and what reading chunks raises."""
-        made = [self._make(entry, is_wanted, contents) for entry, is_wanted in contents.entries]
+        with self._writers:
+            made = [self._make(entry, is_wanted, contents) for entry, is_wanted in contents.entries]
         for descriptor in self._aside.descriptors:
             # Before the journal: it must never name a file that a power cut has emptied.
             fsio.sync_filesystem(descriptor)
@@ -208,11 +212,7 @@ class Preparation:
         if entry.link:
             name = self._link(entry, folder, name)
         elif is_wanted:
-            descriptor = self._make_file(entry, folder, name, contents)
-            try:
-                restore.dress(descriptor, entry, self._shortfalls)
-            finally:
-                os.close(descriptor)
+            self._make_file(entry, folder, name, contents)
         elif not restore.make_special(folder, name, entry, self._shortfalls):
             self._refused.add(entry.path)
             name = b""
@@ -220,15 +220,21 @@ class Preparation:
         self._progress.advance(files=1, size=entry.size)
         return Made(entry, aside, name)
 
-    def _make_file(self, entry: Entry, folder: int, name: bytes, contents: FileContents) -> int:
+    def _make_file(self, entry: Entry, folder: int, name: bytes, contents: FileContents) -> None:
         content = contents.content(entry)
+        dress = partial(restore.dress, entry=entry, shortfalls=self._shortfalls)
         base = self._base(entry, folder, contents)
         if base is None:
-            return restore.make_file(folder, name, content, entry.size)
+            self._writers.make(folder, name, content, entry.size, dress)
+            return
         try:
-            return patch.make_like(folder, name, base, content, entry.size)
+            descriptor = patch.make_like(folder, name, base, content, entry.size)
         finally:
             os.close(base)
+        try:
+            dress(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _base(self, entry: Entry, folder: int, contents: FileContents) -> int | None:
         """A file of the tree that has much of this one in the same place, open; None without."""

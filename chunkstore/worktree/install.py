@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 
 from chunkstore import fsio
 from chunkstore.errors import Conflict, Corrupt, local_errors
@@ -23,9 +24,11 @@ from chunkstore.progress import Progress
 from chunkstore.worktree import metadata, restore
 from chunkstore.worktree.baseline import Baseline
 from chunkstore.worktree.content import FileContents, has_content
+from chunkstore.worktree.early import EarlySync
 from chunkstore.worktree.mounts import NO_MOUNTS, Mounts, mounts_below
 from chunkstore.worktree.patterns import Patterns
 from chunkstore.worktree.restore import Shortfalls
+from chunkstore.worktree.writers import Writers
 
 LOST_AND_FOUND = b"lost+found"
 """What a file system of its own is born with; nothing else may be in the way."""
@@ -70,13 +73,16 @@ def wanted(entries: Iterable[Entry], excludes: Patterns, mounts: Mounts) -> Iter
     A hardlink group whose first path is left out, or on another file system, gets another first,
     on each file system one of its own.
     """
+    if not excludes and not mounts:
+        yield from entries
+        return
     leaders: dict[tuple[bytes, bytes], bytes] = {}
     for entry in entries:
         if excludes.covers(
             entry.path, is_directory=entry.kind == DIRECTORY
         ) or mounts.is_left_alone(entry.path):
             continue
-        if entry.link and (excludes or mounts):
+        if entry.link:
             group = entry.link, mounts.of(entry.path)
             leader = leaders.get(group)
             if leader is None:
@@ -112,23 +118,29 @@ class Installer:
         self._resume = resume
         self._around: list[Entry] = []
         self._folder = -1
+        self._writers = Writers()
+        self._unfinished: set[bytes] = set()
+        self._early = EarlySync(tree.descriptor)
         self._flagged: list[Entry] = []
         self._refused: set[bytes] = set()
 
     def run(self, contents: FileContents) -> None:
         """Install all entries. Raises `OSError`, and what reading chunks raises."""
         try:
-            for entry, is_wanted in contents.entries:
-                self._leave(entry.path)
-                self._install(entry, contents if is_wanted else None)
-                self._progress.advance(files=1, size=entry.size)
-            self._leave(None)
+            with self._writers:
+                for entry, is_wanted in contents.entries:
+                    self._leave(entry.path)
+                    self._install(entry, contents if is_wanted else None)
+                    self._progress.advance(files=1, size=entry.size)
+                self._leave(None)
         finally:
+            self._early.close()
             self._close()
         for entry in reversed(self._flagged):
             with fsio.opened(self._tree, entry.path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
                 restore.set_flags(descriptor, entry, self._shortfalls)
         self._baseline.flush()
+        self._early.finish()
         for point in (b"", *self._mounts.points):
             with fsio.opened(self._tree, point, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
                 fsio.sync_filesystem(descriptor)
@@ -223,22 +235,32 @@ class Installer:
 
     def _file(self, entry: Entry, folder: int, name: bytes, contents: FileContents | None) -> None:
         if contents is not None:
-            descriptor = restore.make_file(folder, name, contents.content(entry), entry.size)
-        else:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            content = contents.content(entry)
+            self._unfinished.add(entry.path)
+            self._writers.make(folder, name, content, entry.size, partial(self._complete, entry))
+            return
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
-            if contents is None:
-                restore.undress(descriptor, entry, self._shortfalls)
-            restore.dress(descriptor, entry, self._shortfalls)
-            self._baseline.note(entry.path, os.fstat(descriptor))
+            restore.undress(descriptor, entry, self._shortfalls)
+            self._complete(entry, descriptor)
         finally:
             os.close(descriptor)
+
+    def _complete(self, entry: Entry, descriptor: int) -> None:
+        """Give a file that has its bytes the rest."""
+        self._unfinished.discard(entry.path)
+        self._early.wrote(entry.size)
+        restore.dress(descriptor, entry, self._shortfalls)
+        self._baseline.note(entry.path, os.fstat(descriptor))
         self._written(entry)
 
     def _link(self, entry: Entry, folder: int, name: bytes) -> None:
         if entry.link in self._refused:
             self._shortfalls.note("devices", entry.path, "what it is linked to was refused")
             return
+        if entry.link in self._unfinished:
+            # What is noted of the two is how they look with both names.
+            self._writers.finish()
         above, first = split(entry.link)
         source = self._tree.open_directory(above)
         try:

@@ -43,6 +43,10 @@ _REFUSED: Final = (
 )
 _DEFAULT_ACL: Final = b"system.posix_acl_default"
 _LABELS: Final = (b"security.selinux", b"security.SMACK", b"security.ima", b"security.evm")
+RUN: Final = 1024 * 1024
+"""Bytes that are written by one call, or a chunk more."""
+_MOST_BUFFERS: Final = 256
+"""Fewer than the 1024 that the system takes."""
 _PLAIN_TIME: Final = range(2**31 * 1_000_000_000)
 
 
@@ -69,6 +73,24 @@ Content = Iterable[tuple[bytes | memoryview | None, int]]
 """A file's content as it is written: bytes, or None for a hole, and the length of either."""
 
 
+def gathered(content: Content) -> Iterator[tuple[list[bytes | memoryview] | None, int]]:
+    """A file's content in runs that one call can write, or None for a hole; where each begins."""
+    buffers: list[bytes | memoryview] = []
+    start = offset = 0
+    for data, length in content:
+        if data is not None:
+            buffers.append(data)
+        offset += length
+        if data is None or offset - start >= RUN or len(buffers) == _MOST_BUFFERS:
+            if buffers:
+                yield buffers, start
+            if data is None:
+                yield None, offset - length
+            buffers, start = [], offset
+    if buffers:
+        yield buffers, start
+
+
 def make_file(folder: int, name: bytes, content: Content, size: int) -> int:
     """Create a regular file with its content; returns the descriptor, still to be dressed.
 
@@ -78,12 +100,11 @@ def make_file(folder: int, name: bytes, content: Content, size: int) -> int:
     descriptor = os.open(name, flags, 0o600, dir_fd=folder)
     try:
         has_hole = False
-        for data, length in content:
+        for data, offset in gathered(content):
             if data is None:
-                os.lseek(descriptor, length, os.SEEK_CUR)
                 has_hole = True
             else:
-                fsio.write_all(descriptor, data)
+                fsio.write_many(descriptor, data, offset)
         if has_hole:
             os.ftruncate(descriptor, size)
     except BaseException:
@@ -129,12 +150,16 @@ def dress(target: int | bytes, entry: Entry, shortfalls: Shortfalls) -> None:
     All but inode flags, and but the mode of a path: see `make_special`.
     """
     follow = isinstance(target, int)
-    with _allowed("owners", entry, shortfalls):
+    try:
         os.chown(target, entry.uid, entry.gid, follow_symlinks=follow)
+    except (OSError, OverflowError) as error:
+        _note(error, "owners", entry, shortfalls)
     if isinstance(target, int):
         # After the owner: chown takes set-user-id away, and file capabilities.
-        with _allowed("modes", entry, shortfalls):
+        try:
             os.fchmod(target, entry.mode)
+        except (OSError, OverflowError) as error:
+            _note(error, "modes", entry, shortfalls)
     for name, value in entry.xattrs:
         with _allowed(_xattr_kind(name), entry, shortfalls):
             os.setxattr(target, name, value, follow_symlinks=follow)
@@ -144,13 +169,16 @@ def dress(target: int | bytes, entry: Entry, shortfalls: Shortfalls) -> None:
 def set_time(target: int | bytes, entry: Entry, shortfalls: Shortfalls) -> None:
     """Set the time of an open file or directory, or of a path whose end is not followed."""
     follow = isinstance(target, int)
-    with _allowed("times", entry, shortfalls):
-        os.utime(target, ns=(entry.mtime, entry.mtime), follow_symlinks=follow)
-        if entry.mtime not in _PLAIN_TIME:
+    mtime = entry.mtime
+    try:
+        os.utime(target, ns=(mtime, mtime), follow_symlinks=follow)
+        if mtime not in _PLAIN_TIME:
             # Some file systems take times they can't hold and keep the nearest, without a word.
             kept = os.stat(target, follow_symlinks=follow).st_mtime_ns
-            if kept != entry.mtime:
+            if kept != mtime:
                 shortfalls.note("times", entry.path, "out of the file system's range")
+    except (OSError, OverflowError) as error:
+        _note(error, "times", entry, shortfalls)
 
 
 def undress(descriptor: int, entry: Entry, shortfalls: Shortfalls) -> None:
@@ -197,9 +225,12 @@ def _allowed(kind: str, entry: Entry, shortfalls: Shortfalls) -> Iterator[None]:
     """Note a refusal of this file system or these privileges; let every other failure through."""
     try:
         yield
-    except OverflowError as error:
-        shortfalls.note(kind, entry.path, str(error))
-    except OSError as error:
-        if error.errno not in _REFUSED:
-            raise
-        shortfalls.note(kind, entry.path, error.strerror or str(error))
+    except (OSError, OverflowError) as error:
+        _note(error, kind, entry, shortfalls)
+
+
+def _note(error: OSError | OverflowError, kind: str, entry: Entry, shortfalls: Shortfalls) -> None:
+    """Note a refusal as `_allowed` does, for what is done to every file: that costs time there."""
+    if isinstance(error, OSError) and error.errno not in _REFUSED:
+        raise error
+    shortfalls.note(kind, entry.path, getattr(error, "strerror", None) or str(error))
