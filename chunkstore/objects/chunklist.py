@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, NoReturn
 
 from chunkstore.errors import Corrupt, Unsupported
 from chunkstore.objects.codec import MAX_FRAME
@@ -100,9 +100,16 @@ def walk(entry: Entry, load: Load) -> Iterator[tuple[bytes, int]]:
     if entry.kind != FILE:
         return
     total = 0
-    for digest, length in _walk(entry.content, entry.depth, load, entry.path):
+    if entry.depth:
+        records = _walk(entry.content, entry.depth, load, entry.path)
+    else:
+        records = RECORD.iter_unpack(entry.content)
+    for record in records:
+        digest, length = record
+        if not 0 < length <= MAX_FRAME and (digest != HOLE or not length):
+            _refuse(length, entry.path)
         total += length
-        yield digest, length
+        yield record
     if total != entry.size:
         raise Corrupt(f"{printable(entry.path)}: chunks add up to {total} bytes, not {entry.size}")
 
@@ -110,21 +117,22 @@ def walk(entry: Entry, load: Load) -> Iterator[tuple[bytes, int]]:
 def _walk(blob: bytes, depth: int, load: Load, path: bytes) -> Iterator[tuple[bytes, int]]:
     for digest, length in RECORD.iter_unpack(blob):
         if not length:
-            raise Corrupt(f"{printable(path)}: chunk of no length")
-        if digest == HOLE:
-            if depth:
-                raise Corrupt(f"{printable(path)}: hole where a list node must be")
-        elif not depth and length > MAX_FRAME:
-            raise Corrupt(f"{printable(path)}: chunk of {length} bytes")
+            _refuse(length, path)
         if not depth:
             yield digest, length
             continue
+        if digest == HOLE:
+            raise Corrupt(f"{printable(path)}: hole where a list node must be")
         below = 0
         for item in _walk(read_node(load(digest), depth - 1, digest), depth - 1, load, path):
             below += item[1]
             yield item
         if below != length:
             raise Corrupt(f"{printable(path)}: list node covers {below} bytes, not {length}")
+
+
+def _refuse(length: int, path: bytes) -> NoReturn:
+    raise Corrupt(f"{printable(path)}: chunk of {length or 'no'} {'bytes' if length else 'length'}")
 
 
 def data_size(entry: Entry, load: Load) -> int:
