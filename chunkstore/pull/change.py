@@ -17,8 +17,9 @@ from chunkstore.pull.context import Context, require_room, require_writable
 from chunkstore.pull.deltas import DeltaChunks, Offered
 from chunkstore.pull.local import fetch, find_locally, needed_for, weigh
 from chunkstore.pull.remote import CONNECTIONS
-from chunkstore.storage.backend import foresee
+from chunkstore.storage.backend import Reader, foresee
 from chunkstore.storage.chunks import ChunkReader, Locator, Nowhere
+from chunkstore.storage.stage import Stage, StagedFirst
 from chunkstore.worktree import journal
 from chunkstore.worktree.apply import Applier
 from chunkstore.worktree.aside import Aside, Preparation, points_of
@@ -51,7 +52,7 @@ def carry_out(
         offer = _offered(context, target, needed)
         roots = [side.root for side in sides]
         missing = find_locally(context, needed, roots, sources, besides=deltas.bases(offer))
-        chosen = deltas.choose(offer, missing, sources)
+        chosen = deltas.choose(offer, missing, sources, context.is_as_noted)
         if context.options.dry_run:
             report.saved = [(path, b"") for path in plan.saved]
             if context.remote is not None:
@@ -84,7 +85,30 @@ def _prepare_and_apply(
     require_writable(context, plan.paths())
     require_room(context, plan.made)
     stage = context.state.stage()
-    local = DeltaChunks(sources, stage)
+    with DeltaChunks(sources, stage) as local:
+        _fetch_missing(context, plan, missing, chosen, stage, local)
+        points = points_of((entry.path for entry in plan.made), context.mounts)
+        with Aside.make(context.tree, points, context.mounts) as aside:
+            made = _make_aside(context, plan, points, aside, sources, local)
+            context.report.delta_chunks = local.count(missing)
+            after = hooks.before(context, target)
+            step = _journal(context, plan, made, aside)
+            # What is done from here on may replace this very program and its libraries.
+            everything()
+            journal.write(context.state.journal, step)
+            context.state.begin(target, source, step.token, after=after)
+            finish(context, step, aside, target, source)
+
+
+def _fetch_missing(
+    context: Context,
+    plan: Plan,
+    missing: list[bytes],
+    chosen: list[Offered],
+    stage: Stage,
+    local: DeltaChunks,
+) -> None:
+    """Bring to the stage what no file of the node has."""
     if missing:
         if context.remote is None or context.remote.locator is None:
             raise Corrupt(f"chunk {missing[0].hex()} is not on this node: pull again")
@@ -92,22 +116,11 @@ def _prepare_and_apply(
             reserve = context.report.needed_bytes + deltas.size(chosen)
             foresee(context.remote.reader, deltas.spans(chosen), reserve=reserve)
             local.fetch(chosen, context.remote.reader, threads=CONNECTIONS)
-        rest = [digest for digest in missing if not local.has(digest)]
-        context.report.delta_chunks = len(missing) - len(rest)
+        rest = local.lacks(missing)
         context.report.moving = deltas.size(chosen)
         if rest:
             fetch(context, context.remote, rest, stage)
         require_room(context, plan.made)
-    points = points_of((entry.path for entry in plan.made), context.mounts)
-    with Aside.make(context.tree, points, context.mounts) as aside:
-        made = _make_aside(context, plan, points, aside, sources, local)
-        after = hooks.before(context, target)
-        step = _journal(context, plan, made, aside)
-        # What is done from here on may replace this very program and its libraries.
-        everything()
-        journal.write(context.state.journal, step)
-        context.state.begin(target, source, step.token, after=after)
-        finish(context, step, aside, target, source)
 
 
 def _make_aside(
@@ -126,7 +139,11 @@ def _make_aside(
     if locator is None:
         # Nothing is missing, and what turns out to have gone since has nowhere to come from.
         locator = Nowhere()
-    with ChunkReader(context.state.stage(), locator, max_gap=0) as staged:
+    reader: Reader = context.state.stage()
+    if context.remote is not None:
+        # What a delta frame was to bring, and does not, is missed here only.
+        reader = StagedFirst(context.state.stage(), context.remote.reader)
+    with ChunkReader(reader, locator, max_gap=0) as staged:
         contents = FileContents(plan.made, staged, context.load, reuse=local)
         return preparation.prepare(contents)
 

@@ -80,6 +80,14 @@ class Context:
             )
         return data
 
+    def is_as_noted(self, path: bytes) -> bool:
+        """Whether a file looks as it did when it was put there."""
+        try:
+            with fsio.opened(self.tree, path, os.O_PATH) as descriptor:
+                return self.baseline.is_as_noted(path, os.fstat(descriptor))
+        except OSError:
+            return False
+
     def witness(self, sides: Iterable[Installed]) -> Witness:
         """Tells what came from one of these versions from what is the node's own."""
         lookups = [Lookup(side.root, self.load) for side in sides]

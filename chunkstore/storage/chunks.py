@@ -74,7 +74,7 @@ class Reuse(Protocol):
         """Asked once per wanted chunk, in order, before it is read."""
         ...
 
-    def load(self, digest: bytes, length: int) -> bytes | None:
+    def load(self, digest: bytes, length: int) -> bytes | memoryview | None:
         """The chunk, its digest checked; None when it is not there after all."""
         ...
 

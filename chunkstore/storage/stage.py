@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from chunkstore import fsio
 from chunkstore.errors import Corrupt, NotFound, local_errors
@@ -127,3 +128,43 @@ def _check(raw: bytes, chunks: Iterable[tuple[bytes, Place]]) -> None:
                 f"{place.frame.offset}",
                 where=pack,
             )
+
+
+class StagedFirst:
+    """A reader that takes from the stage what is there, and right, and asks `remote` for the rest.
+
+    `Doubtable`: a range that was wrong comes from the remote when it is asked for again.
+    """
+
+    def __init__(self, stage: Stage, remote: Reader) -> None:
+        self._stage = stage
+        self._remote = remote
+        self._doubted: set[tuple[str, int, int]] = set()
+
+    def get(self, name: str, start: int, stop: int) -> bytes:
+        """See `Reader.get`."""
+        if (name, start, stop) not in self._doubted:
+            with suppress(NotFound):
+                data = self._stage.get(name, start, stop)
+                if len(data) == stop - start:
+                    return data
+            self._doubted.add((name, start, stop))
+        return self._remote.get(name, start, stop)
+
+    def size(self, name: str) -> int:
+        """See `Reader.size`."""
+        return self._remote.size(name)
+
+    def close(self) -> None:
+        """Both belong to who made this."""
+
+    def abandon(self) -> None:
+        """See `Abandonable.abandon`."""
+        abandon(self._remote)
+
+    def doubt(self, name: str, start: int, stop: int) -> bool:
+        """See `Doubtable.doubt`."""
+        if (name, start, stop) in self._doubted:
+            return doubt(self._remote, name, start, stop)
+        self._doubted.add((name, start, stop))
+        return True

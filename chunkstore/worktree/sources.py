@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from chunkstore import fsio
+from chunkstore.errors import NotFound
 from chunkstore.fsio import Directory
 from chunkstore.objects import chunklist
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.manifest import Load
+from chunkstore.objects.names import printable
 from chunkstore.worktree.content import chunks_of, has_content
 
 _BITS = 27
@@ -41,6 +43,10 @@ class TreeChunks:
         """Whether a place was noted."""
         return digest in self._places
 
+    def path(self, digest: bytes) -> bytes | None:
+        """The file that should hold a chunk; None when no place was noted."""
+        return self._places[digest][0] if digest in self._places else None
+
     def like(self, chunks: Iterable[tuple[bytes, int]]) -> bytes | None:
         """A file that should hold one of the first chunks of another at the same offset."""
         start = 0
@@ -59,6 +65,38 @@ class TreeChunks:
         except OSError:
             return None
         return data if chunk_digest(data) == digest else None
+
+    def read(self, chunks: Iterable[tuple[bytes, int]]) -> bytes:
+        """What should be these chunks, one after the other, and may be anything; by any thread.
+
+        Raises `NotFound` when a file has become shorter, or can't be read.
+        """
+        parts = []
+        for path, start, stop in self._runs(chunks):
+            try:
+                with fsio.opened(self._tree, path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+                    data = fsio.read_at(descriptor, start, stop)
+            except OSError:
+                data = b""
+            if len(data) != stop - start:
+                where = printable(path)
+                raise NotFound(f"{where} was changed here", name=where)
+            parts.append(data)
+        return b"".join(parts)
+
+    def _runs(self, chunks: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int, int]]:
+        """Where chunks lie: those that follow each other in a file together."""
+        current, start, stop = b"", 0, 0
+        for digest, length in chunks:
+            path, offset = self._places[digest]
+            if path == current and offset == stop:
+                stop += length
+                continue
+            if stop > start:
+                yield current, start, stop
+            current, start, stop = path, offset, offset + length
+        if stop > start:
+            yield current, start, stop
 
     def _open(self, path: bytes) -> int:
         if path != self._path:

@@ -198,3 +198,46 @@ def test_frames_that_open_and_hold_other_bytes(live: Live) -> None:
     (Path(store.root) / layout.deltas(version)).write_bytes(lie)
     assert pulled(live)["deltas"] == 0
     live.is_image()
+
+
+def test_a_base_that_changes_while_it_is_used(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was as it should be when the frames were chosen; what it makes is seen to be wrong."""
+    renew(live)
+    from chunkstore.pull.deltas import DeltaChunks
+
+    real = DeltaChunks.fetch
+
+    def late(*arguments: object, **options: object) -> None:
+        real(*arguments, **options)  # type: ignore[arg-type]
+        with (live.node / "library").open("r+b") as file:
+            file.write(b"changed here")
+
+    monkeypatch.setattr(DeltaChunks, "fetch", late)
+    found = pulled(live)
+    live.is_image()
+    assert 0 < found["deltas"] < found["fetched"]
+
+
+def test_a_base_that_goes_while_it_is_used(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    renew(live)
+    from chunkstore.pull.deltas import DeltaChunks
+
+    real = DeltaChunks.fetch
+
+    def late(*arguments: object, **options: object) -> None:
+        real(*arguments, **options)  # type: ignore[arg-type]
+        (live.node / "library").unlink()
+
+    monkeypatch.setattr(DeltaChunks, "fetch", late)
+    assert pulled(live)["deltas"] > 0
+    live.is_image()
+
+
+def test_bases_that_nobody_vouches_for_are_read(live: Live) -> None:
+    """Without its baseline, as after a copy, a node does not know its files by their looks."""
+    renew(live)
+    (live.node / ".imgstore/baseline.sqlite").unlink()
+    found = pulled(live)
+    assert 0 < found["deltas"] < found["fetched"]
+    assert found["received"] < 1.4 * SIZE
+    live.is_image()

@@ -16,7 +16,7 @@ from chunkstore.storage import layout
 from chunkstore.storage.backends.memory import FailingBackend
 from chunkstore.storage.catalog import Catalog
 from chunkstore.storage.chunks import ChunkReader
-from chunkstore.storage.stage import Needs, Stage
+from chunkstore.storage.stage import Needs, Stage, StagedFirst
 
 
 class Remote:
@@ -167,3 +167,23 @@ def test_no_room(remote: Remote, place: Path) -> None:
     stage = Stage(str(place / "mount/stage"))
     with pytest.raises(LocalError, match="No space left"):
         stage.fetch(remote.needs(), remote.backend, threads=2)
+
+
+def test_what_the_stage_lacks_comes_from_the_remote(quick: Path) -> None:
+    remote, stage = Remote(), Stage(str(quick / "stage"))
+    stage.fetch(remote.needs(step=2), remote.backend, threads=1)
+    reader = StagedFirst(stage, remote.backend)
+    with ChunkReader(reader, remote) as chunks:  # type: ignore[arg-type]
+        assert chunks.get_many(remote.chunks) == remote.chunks
+
+
+def test_what_is_wrong_on_the_stage_comes_from_the_remote(quick: Path) -> None:
+    remote, stage = Remote(), Stage(str(quick / "stage"))
+    stage.fetch(remote.needs(), remote.backend, threads=1)
+    path = quick / "stage" / layout.pack(remote.pack)
+    path.write_bytes(bytes(path.stat().st_size))
+    reader = StagedFirst(stage, remote.backend)
+    with ChunkReader(reader, remote) as chunks:  # type: ignore[arg-type]
+        assert chunks.get_many(remote.chunks) == remote.chunks
+    with ChunkReader(stage, remote) as chunks, pytest.raises(Corrupt):  # type: ignore[arg-type]
+        chunks.get_many(remote.chunks)
