@@ -101,11 +101,12 @@ class Presence:
                 swarm.due = time.monotonic()
                 self._changed.notify()
 
-    def hurry(self) -> None:
-        """Ask about every pack now."""
+    def hurry(self, but: bytes = b"") -> None:
+        """Ask about every pack now, `but` for one that was just asked about."""
         with self._changed:
-            for swarm in self._swarms.values():
-                swarm.due = min(swarm.due, time.monotonic())
+            for pack, swarm in self._swarms.items():
+                if pack != but:
+                    swarm.due = min(swarm.due, time.monotonic())
             self._changed.notify()
 
     def close(self) -> None:

@@ -124,8 +124,9 @@ class SwarmReader:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether, by what trackers said last, others are fetching what is here."""
-        return any(fetch.crowd > (fetch.rank is not None) for fetch in list(self._fetches.values()))
+        """Whether others are fetching what is here, at this moment."""
+        part = self._part
+        return part is not None and part.is_missed
 
     def abandon(self) -> None:
         """Let those who wait end soon. See `Abandonable.abandon`."""
