@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from links import Machine, Network, busy_seconds, network
+from outcome import Outcome, Setting, bound
 from update import IMGSTORE, PROJECT, Update
 
 sys.path.insert(0, str(PROJECT / "tests"))
@@ -24,77 +22,6 @@ sys.path.insert(0, str(PROJECT / "tests"))
 PORT = 8730
 _PIECE = 64 * 1024
 _RSYNCD = "use chroot = no\nuid = 0\ngid = 0\n[image]\n  path = {after}\n  read only = yes\n"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How many nodes with what links (megabits per second), and what happens to them."""
-
-    nodes: int
-    up: float
-    down: float
-    server: float
-    trouble: str = ""
-    patience: float = 600.0
-
-
-@dataclass
-class Outcome:
-    """Seconds of each node, in order of ending; bytes the server sent; processor seconds.
-
-    `nodes_cpu` is of the nodes' pulls, without those who go on giving; `cpu` is of the whole
-    machine, other work on it and the kernel's for the links included.
-    """
-
-    contender: str
-    setting: Setting
-    size: int
-    seconds: list[float]
-    unfinished: int
-    wrong: int
-    sent: int
-    server_cpu: float
-    nodes_cpu: float
-    cpu: float
-    wall: float
-    remarks: list[str] = field(default_factory=list)
-
-    @property
-    def bound(self) -> float:
-        """No way of spreading bytes is quicker than this many seconds."""
-        setting = self.setting
-        up, down, server = (rate * 1e6 / 8 for rate in (setting.up, setting.down, setting.server))
-        all_up = server + setting.nodes * up
-        return max(self.size / server, self.size / down, setting.nodes * self.size / all_up)
-
-    @property
-    def last(self) -> float:
-        """When the last node was done."""
-        return max(self.seconds, default=float("inf"))
-
-    def document(self) -> dict[str, object]:
-        """All of it, as JSON has it."""
-        return {
-            "contender": self.contender,
-            "nodes": self.setting.nodes,
-            "mbit": self.setting.up,
-            "trouble": self.setting.trouble,
-            "size": self.size,
-            "first": round(min(self.seconds, default=0.0), 2),
-            "median": round(statistics.median(self.seconds or [0.0]), 2),
-            "last": round(self.last, 2) if self.seconds else None,
-            "bound": round(self.bound, 2),
-            "ratio": round(self.last / self.bound, 2) if self.seconds else None,
-            "unfinished": self.unfinished,
-            "wrong": self.wrong,
-            "sent": self.sent,
-            "copies": round(self.sent / self.size, 2),
-            "server_cpu": round(self.server_cpu, 1),
-            "nodes_cpu": round(self.nodes_cpu, 1),
-            "cpu": round(self.cpu, 1),
-            "cpu_share": round(self.cpu / (self.wall * (os.cpu_count() or 1)), 2),
-            "remarks": self.remarks,
-        }
 
 
 class Crowd:
@@ -118,7 +45,7 @@ class Crowd:
 
     def run(self) -> Outcome:
         """Set it up, let it go, look at the result, and take it down."""
-        setting = self._setting
+        setting, load = self._setting, os.getloadavg()[0]
         self._place.mkdir(parents=True)
         with network() as self._net:
             self._server = self._net.machine(up=setting.server, down=setting.server)
@@ -151,6 +78,7 @@ class Crowd:
             cpu,
             wall,
             self._remarks,
+            load,
         )
         shutil.rmtree(self._place, ignore_errors=True)
         return outcome
@@ -254,7 +182,9 @@ class Crowd:
                         start = self._due[number] if setting.trouble == "late" else 0.0
                         self._done[number] = now - start
                     elif process.returncode > 0:
+                        said = (self._place / f"node{number}.log").read_text().splitlines()
                         self._remarks.append(f"node {number} ended with {process.returncode}")
+                        self._remarks += said[-5:]
                         return
             for step in steps:
                 if step(now):
@@ -277,8 +207,7 @@ class Crowd:
         return []
 
     def _ideal(self) -> float:
-        setting = self._setting
-        return Outcome("", setting, self._update.size, [], 0, 0, 0, 0, 0, 0, 0).bound
+        return bound(self._setting, self._update.size)
 
     def _kill_some(self, now: float) -> bool:
         """Kill 30 % of the nodes halfway, and start them again two seconds later."""
@@ -401,17 +330,3 @@ def _cpu_of(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     return 0.0
-
-
-def show(outcome: Outcome) -> str:
-    """A line for people."""
-    found = json.loads(json.dumps(outcome.document()))
-    trouble = f" {found['trouble']}" if found["trouble"] else ""
-    return (
-        f"{found['contender']:6} N={found['nodes']:<3} {found['mbit']:g} Mbit/s{trouble}: "
-        f"first {found['first']}, median {found['median']}, last {found['last']} s; "
-        f"bound {found['bound']} s, {found['ratio']} times; {found['copies']} copies sent; "
-        f"cpu: nodes {found['nodes_cpu']} s, server {found['server_cpu']} s, "
-        f"machine {found['cpu']} s ({found['cpu_share']:.0%}); "
-        f"{found['unfinished']} unfinished, {found['wrong']} wrong"
-    )

@@ -17,11 +17,21 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from crowd import Crowd, Outcome, Setting, show
+from crowd import Crowd
 from links import missing
+from outcome import Outcome, Setting, computed, one_by_one, show
 from plot import write_plot
-from update import Update, make
+from results import markdown, merged
+from update import PROJECT, Update, make
+
+sys.path.append(str(PROJECT / "bench"))
+from tables import write_between_markers
+
+RESULTS = PROJECT / "bench/results/swarm.json"
+PAGE = PROJECT / "docs/performance.md"
+PICTURE = PROJECT / "docs/swarm.svg"
 
 CONTENDERS = ("http", "swarm", "rsync")
 TROUBLES = ("killed", "corrupt", "server", "late", "loss")
@@ -42,12 +52,23 @@ def main() -> int:
     finally:
         shutil.rmtree(place, ignore_errors=True)
     documents = [outcome.document() for outcome in outcomes]
+    if options.write_docs:
+        _write_docs(documents, adds=options.add)
     if options.json:
         Path(options.json).write_text(json.dumps(documents, indent=1) + "\n")
     if options.plot:
         write_plot(Path(options.plot), documents)
     bad = [o for o in outcomes if o.unfinished or o.wrong]
     return 1 if bad else 0
+
+
+def _write_docs(documents: list[dict[str, Any]], *, adds: bool) -> None:
+    """Put them into the project, beside what earlier runs have measured if it `adds`."""
+    before = json.loads(RESULTS.read_text()) if adds else []
+    rows = merged(before, documents)
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    write_between_markers(PAGE, markdown(rows), "swarm")
+    write_plot(PICTURE, rows)
 
 
 def _options() -> argparse.Namespace:
@@ -62,6 +83,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trees", nargs=2, type=Path, help="an image before and after an upgrade")
     parser.add_argument("--work", default="/dev/shm", help="where to keep all of it")
     parser.add_argument("--json", help="write the figures there")
+    parser.add_argument(
+        "--longest",
+        type=float,
+        default=400.0,
+        help="seconds; what the server's line makes last longer over HTTP or rsync is computed",
+    )
+    parser.add_argument(
+        "--write-docs", action="store_true", help="put results, table and picture into the project"
+    )
+    parser.add_argument("--add", action="store_true", help="to what --write-docs wrote before")
     parser.add_argument("--plot", help="write a picture of the last node's time against N there")
     return parser.parse_args()
 
@@ -79,12 +110,19 @@ def _run(options: argparse.Namespace, place: Path) -> list[Outcome]:
             troubles = options.trouble if contender == "swarm" and options.trouble else [""]
             for trouble in troubles:
                 setting = Setting(count, mbit, mbit, mbit, trouble)
-                crowd = Crowd(place / "run", updates[size], contender, setting)
-                outcomes.append(crowd.run())
+                outcomes.append(_of_one(options, place / "run", updates[size], contender, setting))
                 print(show(outcomes[-1]), flush=True)
                 for remark in outcomes[-1].remarks:
                     print(f"    {remark}", flush=True)
     return outcomes
+
+
+def _of_one(
+    options: argparse.Namespace, place: Path, update: Update, contender: str, setting: Setting
+) -> Outcome:
+    if contender != "swarm" and one_by_one(setting, update.size) > options.longest:
+        return computed(contender, setting, update.size)
+    return Crowd(place, update, contender, setting).run()
 
 
 if __name__ == "__main__":

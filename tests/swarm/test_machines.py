@@ -12,6 +12,7 @@ import pytest
 from support import stores
 
 sys.path.insert(0, str(stores.PROJECT / "bench/swarm"))
+import results
 from links import missing
 
 
@@ -50,3 +51,25 @@ def test_what_was_killed_goes_on(tmp_path: Path):
         *("--only", "swarm", "--trouble", "killed"),
     )
     assert any("killed at" in remark for remark in found[0]["remarks"])
+
+
+def test_what_would_last_too_long_is_computed_and_says_so(tmp_path: Path):
+    (found,) = crowd(
+        *(tmp_path, "--nodes", "9", "--mbit", "8", "--size", "0.5"),
+        *("--only", "http", "--longest", "0.1"),
+    )
+    assert found["computed"]
+    assert found["last"] == pytest.approx(9 * found["size"] / 1e6, abs=0.01)
+    page = results.markdown([{**found, "load": 0.5}])
+    assert "| 9 | HTTP (computed) | 8 | 0.4 |  |  | 3.6 |" in page
+
+
+def test_results_of_several_runs_stand_together():
+    def row(nodes: int, contender: str, **other: Any) -> dict[str, Any]:
+        usual = {"mbit": 4.0, "trouble": "", "size": 10**7, "last": 9.0}
+        return {"nodes": nodes, "contender": contender, **usual, **other}
+
+    old = [row(4, "swarm"), row(1, "http"), row(4, "swarm", trouble="late")]
+    new = [row(4, "swarm", last=7.0), row(4, "http"), row(4, "swarm", size=25 * 10**6)]
+    found = results.merged(old, new)
+    assert found == [old[1], new[1], new[0], old[2], new[2]]
