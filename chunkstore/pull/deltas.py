@@ -257,7 +257,7 @@ class DeltaChunks:
         except (Corrupt, NotFound):
             self._give_up(item)
             return None
-        finally:
+        if opening.due <= 0:
             self._make_room()
         return chunks[digest]
 
