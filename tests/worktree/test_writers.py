@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,10 +94,20 @@ def test_holes_stay_holes(folder: int, quick: Path) -> None:
     assert (quick / "file").stat().st_blocks * 512 < 3 * LARGE
 
 
-def test_many_files_of_nothing_but_holes_are_not_all_open(folder: int) -> None:
+def test_many_files_of_nothing_but_holes_are_not_all_open(
+    folder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have no bytes that could wait, but are behind a file whose bytes do."""
+    real = fsio.write_many
+
+    def slow(*arguments: object) -> None:
+        time.sleep(0.5)
+        real(*arguments)  # type: ignore[arg-type]
+
     before = descriptors()
     with Writers() as writers:
-        writers.make(folder, b"a", parts(bytes(4 * MIB)), 4 * MIB, lambda _: None)
+        monkeypatch.setattr(fsio, "write_many", slow)
+        writers.make(folder, b"a", parts(bytes(LARGE)), LARGE, lambda _: None)
         for number in range(500):
             writers.make(folder, b"%d" % number, [(None, LARGE)], LARGE, lambda _: None)
             assert descriptors() < before + 100
