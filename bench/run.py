@@ -132,6 +132,8 @@ def measure_all(options: argparse.Namespace, work: Path) -> bool:
     warm(before, after)
     is_good = True
     for key in options.only or [key for key in PIECES if key not in options.skip]:
+        if not options.small:
+            say(f"{key}: about {PIECES[key].minutes:g} minutes if nothing else runs")
         try:
             with PIECES[key].scenarios(job) as scenarios:
                 for scenario in scenarios:

@@ -19,15 +19,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 from crowd import Crowd
 from links import missing
 from outcome import Outcome, Setting, computed, one_by_one, show
-from plot import write_plot
+from picture import write_plot
 from results import markdown, merged
-from update import PROJECT, Update, make
-
-sys.path.append(str(PROJECT / "bench"))
 from tables import write_between_markers
+from update import PROJECT, Update, make
 
 RESULTS = PROJECT / "bench/results/swarm.json"
 PAGE = PROJECT / "docs/performance.md"
