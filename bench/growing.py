@@ -16,7 +16,7 @@ from measure import Command, run
 from servers import Server, imgstore_server
 from small_edit import SmallEdit
 from tables import Table
-from trees import configure, disk_usage, generate
+from trees import configure, disk_usage, generate, warm
 
 MANY = 300_000
 """Files from which on one round of what writes has to do."""
@@ -38,6 +38,7 @@ class Growing:
         generate(self.tree / "srv", files, median=660)
         configure(self.tree / "etc", 40)
         self.edit = SmallEdit(self.tree, work)
+        warm(self.tree)
         time.sleep(SETTLE)
 
     def discard(self, path: Path) -> None:

@@ -9,6 +9,7 @@ that started it: what is smaller than `floor` can't be told apart.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -54,8 +55,15 @@ def measure(command: Command) -> Measure:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
+            # A pipeline is more than one process, and none of it may outlive this one.
+            start_new_session=True,
         )
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         wall = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)

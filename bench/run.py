@@ -129,11 +129,12 @@ def measure_all(options: argparse.Namespace, work: Path) -> bool:
         "tables": [],
     }
     outcome = Outcome(document, options.results, is_whole=not (options.only or options.skip))
-    warm(before, after)
     is_good = True
     for key in options.only or [key for key in PIECES if key not in options.skip]:
         if not options.small:
             say(f"{key}: about {PIECES[key].minutes:g} minutes if nothing else runs")
+        # Some machines take back memory that was idle for a while.
+        warm(before, after)
         try:
             with PIECES[key].scenarios(job) as scenarios:
                 for scenario in scenarios:
