@@ -133,6 +133,8 @@ class Tree:
         """Give what is at `target` a further name."""
         self._members += 1
         found = self._inode(target)
+        if found is not None and found[1] == DIRECTORY and path and path == target:
+            return  # GNU tar finds that it is there already, and goes on
         if found is None or found[1] == DIRECTORY:
             where = printable(path)
             reason = "is not there (yet)" if found is None else "is a directory"

@@ -364,6 +364,8 @@ def test_hardlinks_to_what_is_not_there(place: Path) -> None:
 def test_a_hardlink_to_itself_changes_nothing(place: Path) -> None:
     _, found = tree_of(place, file(b"a", b"x") + hardlink(b"a", b"./a") + END)
     assert (found.path, found.size, found.link) == (b"a", 1, b"")
+    _, made, kept = tree_of(place, file(b"a/f", b"x") + hardlink(b"a", b"a") + END)
+    assert (made.path, made.kind, kept.path) == (b"a", entries.DIRECTORY, b"a/f")
 
 
 def test_a_hardlink_that_takes_away_its_target(place: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from support import trees
 from support.tarballs import END, block, file, folder, hardlink, symlink
@@ -59,6 +59,8 @@ def folder_() -> Iterator[Path]:
 @trees.needs("tar")
 @settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=80)
 @given(members=st.lists(MEMBERS, min_size=1, max_size=10))
+@example(members=[file(b"a/b", b"x"), hardlink(b"a", b"a")])
+@example(members=[file(b"a", b"x"), hardlink(b"a", b"a")])
 def test_any_members(members: list[bytes], folder_: Path) -> None:
     data = folder() + b"".join(members) + END
     into = folder_ / "theirs"
