@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -21,6 +22,16 @@ from chunkstore.storage.backends.local import LocalBackend
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs in its background so, and programs started here would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Whoever runs the tests meets the same examples, and hears of what he changed; new ones are looked
+# for by the campaign.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("searching", deadline=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose examples before any test module is read."""
+    settings.load_profile("searching" if config.getoption("markexpr") == "campaign" else "steady")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Golden files, and Hypothesis made to try the same examples every time."""
+"""Golden files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-
-settings.register_profile("imgstore", deadline=None, derandomize=True)
-settings.load_profile("imgstore")
 
 
 class Golden:

@@ -6,11 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from support.falsified import Scene, scene_at
-
-settings.register_profile("imgstore", deadline=None, derandomize=True)
-settings.load_profile("imgstore")
 
 
 @pytest.fixture
