@@ -67,8 +67,6 @@ class Fetch:
         """Whether it ever was in a swarm."""
         self.late: Callable[[int, bytes], None] = lambda _piece, _data: None
         """Takes whole pieces that a node alone had asked for when the crowd came."""
-        self.wants_more: Callable[[], None] = lambda: None
-        """Called when more pieces are wanted than when it joined."""
         self.has_company = False
         """Whether, by the tracker's last word, there is anybody but the server's own seed."""
         self.peers: set[Peer] = set()
@@ -139,23 +137,9 @@ class Fetch:
                 is_alone = self.way is Way.ALONE
                 end = self._alone.ask(start, stop) if is_alone else stop
                 here = self._ready.intersection(self.torrent.covering(start, end))
-            try:
-                parts += self._read(start, end, here, server, is_alone=is_alone)
-                start = end
-            except TransferError:
-                if not self._turn_back(start, end):
-                    raise
+            parts += self._read(start, end, here, server, is_alone=is_alone)
+            start = end
         return b"".join(parts)
-
-    def _turn_back(self, start: int, stop: int) -> bool:
-        """What a node alone had asked of a server that fails is to come by the swarm after all."""
-        with self._changed:
-            fresh = set(self.torrent.covering(start, stop)) - self.wanted
-            if not self.has_joined or self.way is Way.DIRECT or not fresh:
-                return False
-            self.wanted |= fresh
-        self.wants_more()
-        return True
 
     def _wait(self, pieces: range) -> None:
         """Wait until they are here, or need not be waited for; with the lock."""

@@ -72,8 +72,7 @@ class Part:
     @property
     def port(self) -> int:
         """See `Standing.port`."""
-        session = self._session
-        return session.port if session is not None else self._port.port
+        return self._port.port
 
     def status(self, pack: bytes) -> Status | None:
         """See `Standing.status`."""
@@ -99,7 +98,6 @@ class Part:
         session = self._opened()
         found = fetch.torrent
         fetch.late = partial(session.give, found.pack)
-        fetch.wants_more = partial(self._prioritise, fetch)
         order = fetch.join()
         wanted = priorities(found.pieces, order, fetch.rank, fetch.crowd)
         session.fetch(found, self._cache.path, wanted)
@@ -109,11 +107,7 @@ class Part:
             if self._session is None:
                 settings = self._settings.session
                 self._port.release()
-                try:
-                    self._session = Session(replace(settings, ports=(self.port, self.port)))
-                except LocalError:
-                    # Somebody was quicker. At another port we are another peer, and as good.
-                    self._session = Session(settings)
+                self._session = Session(replace(settings, ports=(self.port, self.port)))
                 helper = Helper(self._server, self._session, self._settings.tell, self._closing)
                 self._start("help", partial(helper.run, lambda: list(self._fetches.values())))
             return self._session
@@ -140,7 +134,7 @@ class Part:
                 self.leave(fetch)
                 return None
             # Who is in one of our swarms is likely to be in the others.
-            self._presence.hurry(but=pack)
+            self._presence.hurry()
         elif is_news and fetch.way is not Way.DIRECT:
             self._prioritise(fetch)
         if self._session is not None:
@@ -225,12 +219,6 @@ class Part:
                 host = str(ipaddress.ip_address(fetch.first.address))
                 seed += fetch.came[host, fetch.first.port]
         return Figures(packs, came - seed, seed, given, tuple(self._banned))
-
-    @property
-    def is_missed(self) -> bool:
-        """Whether anybody takes from here just now."""
-        session = self._session
-        return session is not None and any(map(session.is_missed, list(self._fetches)))
 
     # Leaving
 

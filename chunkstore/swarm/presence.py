@@ -101,12 +101,11 @@ class Presence:
                 swarm.due = time.monotonic()
                 self._changed.notify()
 
-    def hurry(self, but: bytes = b"") -> None:
-        """Ask about every pack now, `but` for one that was just asked about."""
+    def hurry(self) -> None:
+        """Ask about every pack now."""
         with self._changed:
-            for pack, swarm in self._swarms.items():
-                if pack != but:
-                    swarm.due = min(swarm.due, time.monotonic())
+            for swarm in self._swarms.values():
+                swarm.due = min(swarm.due, time.monotonic())
             self._changed.notify()
 
     def close(self) -> None:

@@ -124,9 +124,8 @@ class SwarmReader:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether others are fetching what is here, at this moment."""
-        part = self._part
-        return part is not None and part.is_missed
+        """Whether, by what trackers said last, others are fetching what is here."""
+        return any(fetch.crowd > (fetch.rank is not None) for fetch in list(self._fetches.values()))
 
     def abandon(self) -> None:
         """Let those who wait end soon. See `Abandonable.abandon`."""

@@ -209,13 +209,6 @@ class Session:
             not in (states.checking_files, states.checking_resume_data, states.allocating),
         )
 
-    def is_missed(self, pack: bytes) -> bool:
-        """Whether anybody connected here lacks something of a pack that is here."""
-        interested = self._lt.peer_info.remote_interested
-        with suppress(KeyError, RuntimeError):
-            return any(peer.flags & interested for peer in self._handles[pack].get_peer_info())
-        return False
-
     # Events
 
     def events(self, seconds: float) -> list[Event]:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from support.crowd import LOOPBACK, Rig, together
 from support.peers import Peer
 from support.trees import assert_same
 
-from chunkstore.errors import LocalError, TransferError
+from chunkstore.errors import LocalError
 from chunkstore.objects import torrent as torrents
 from chunkstore.storage import layout
 from chunkstore.swarm import alone, part
@@ -183,25 +182,6 @@ def test_a_wrong_byte_of_the_server_is_not_the_torrents_fault(rig: Rig):
     assert node.remarks == []
 
 
-def test_who_is_done_is_missed_only_while_others_take(rig: Rig):
-    """A pull that nobody misses does not wait until somebody goes on giving."""
-    found = rig.largest()
-    name = layout.pack(found.pack)
-    slow = replace(LOOPBACK, limit_download=200_000)
-    with rig.server() as url:
-        server, reader = rig.node("node").reads(url)
-        other, taker = rig.node("taker", session=slow).reads(url)
-        with closing(server), closing(reader), closing(other), closing(taker):
-            assert not reader.is_wanted
-            reader.foresee(whole(found))
-            reader.get(name, 0, found.size)
-            assert not reader.is_wanted
-            taker.foresee(whole(found))
-            wait_for(lambda: reader.is_wanted)
-            taker.close()
-            wait_for(lambda: not reader.is_wanted)
-
-
 # One fetch, at made-up times
 
 
@@ -257,37 +237,6 @@ def test_what_was_under_way_when_the_crowd_came(tmp_path: Path, directory: int):
     thread.join(SOON)
     assert got == [DATA[5:]]
     assert server.asked == [(5, alone.SLICE)]
-    fetch.close()
-
-
-def test_a_server_that_dies_while_the_crowd_comes(tmp_path: Path, directory: int):
-    """What it was asked for comes from the others, as all the rest does."""
-    fetch = Fetch("pack", Wish(MADE, ((0, SIZE),)), directory, Way.ALONE)
-    (tmp_path / MADE.name).write_bytes(DATA)
-    asked: list[int] = []
-
-    class Dying(Slow):
-        def get(self, name: str, start: int, stop: int) -> bytes:
-            asked.append(start)
-            if len(asked) == 1:
-                fetch.join()
-            raise TransferError("gone")
-
-    def come() -> None:
-        for piece in fetch.missing:
-            fetch.note(piece)
-
-    fetch.wants_more = come
-    assert fetch.missing == list(range(MADE.pieces))
-    got: list[bytes] = []
-    thread = threading.Thread(target=lambda: got.append(fetch.read(5, SIZE, Dying(DATA))))
-    thread.start()
-    thread.join(SOON)
-    assert got == [DATA[5:]]
-    assert asked == [5]
-    fetch.give_up()
-    with pytest.raises(TransferError):
-        Fetch("pack", Wish(MADE, ()), directory, Way.ALONE).read(0, 9, Dying(DATA))
     fetch.close()
 
 
