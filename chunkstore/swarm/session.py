@@ -233,10 +233,10 @@ class Session:
 
     def status(self, pack: bytes) -> Status | None:
         """How a pack is doing; None when it is in no swarm here."""
-        handle = self._handles.get(pack)
-        if handle is None or not handle.is_valid():
-            return None
-        found = handle.status()
+        try:
+            found = self._handles[pack].status()
+        except (KeyError, RuntimeError):
+            return None  # it leaves just now: another thread has said so
         states = self._lt.torrent_status
         return Status(
             left=found.total_wanted - found.total_wanted_done,
