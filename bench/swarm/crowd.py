@@ -140,7 +140,7 @@ class Crowd:
         if self._contender == "rsync":
             # Compressed, as packs are.
             return ["rsync", "-aHAXz", "--delete", f"{self._url}/", tree]
-        transport = "http" if self._contender == "http" else "swarm"
+        transport = "http" if self._contender == "http" else "auto"
         command = [*IMGSTORE, "-v", "--json", "pull", "--trust-first", f"{self._url}/web", tree]
         return [*command, "--transport", transport, "--peer-listen", self._nodes[number].address]
 

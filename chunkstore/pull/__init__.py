@@ -39,6 +39,7 @@ from chunkstore.storage.metered import MeteredReader
 from chunkstore.worktree.install import require_empty
 from chunkstore.worktree.installed import Source
 from chunkstore.worktree.node import NodeState
+from chunkstore.worktree.remembered import remembered
 from chunkstore.worktree.swap import Swap
 
 __all__ = [
@@ -51,14 +52,6 @@ __all__ = [
     "remembered",
     "rollback",
 ]
-
-
-def remembered(directory: str) -> Source | None:
-    """Remote and SPEC of the last pull into a directory; None when there was none."""
-    if not _has_state(directory):
-        return None
-    with NodeState(directory, read_only=True) as state:
-        return state.source or state.pending_source
 
 
 def pull(

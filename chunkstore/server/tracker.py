@@ -7,8 +7,9 @@
     /swarm                all that is going on, as JSON for people's programs
 
 Promises: no swarm but those of this store's packs; a peer is where its connection came from. While
-a node is in the swarm of a pack, what it reads of that pack over HTTP waits for one of a few
-places: when a swarm gives out, the crowd comes back one by one. The rest is bounded by `crowd`.
+a node is one of many in the swarm of a pack, what it reads of that pack over HTTP waits for one of
+a few places: when a swarm gives out, the crowd comes back one by one. The rest is bounded by
+`crowd`.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ class Tracker:
         if not self._crowd.peers:
             return None
         found = self._torrents.known(bytes.fromhex(pack))
-        if found is None or not self._crowd.is_fetching(found, _address(request)):
+        if found is None or not self._crowd.is_one_of_many(found, _address(request)):
             return None
         async with asyncio.timeout(TURN_SECONDS):
             await self._places.acquire()

@@ -6,11 +6,16 @@
     presence    being known to trackers while a session lasts
     settings    how a session behaves: ports, networks, limits; what came of it
     tuning      how libtorrent is set
+    events      what a session tells
     session     libtorrent, behind one class; imported only when it is used
-    choice      which packs travel by swarm, and which pieces first; pure
+    ports       a port that is free, and holding it
+    choice      which packs are worth a swarm, and which pieces come first; pure
+    wishes      the packs a node wants from swarms: their torrents, and room for them
+    alone       how a node reads that is alone
     fetch       one pack on its way, and when to lose patience
     help        pieces from the server while a swarm stalls
     cache       the directory with what came, and is given on
+    part        a node's part in swarms: announced, watched, joined when it pays
     reader      a reader that takes packs from the swarm, and goes on over HTTP by itself
     giving      what a node goes on giving after a pull
     seed        the first seed, beside a server

@@ -156,12 +156,11 @@ class Crowd:
         self._sweep(now)
         return [name for name, swarm in self._swarms.items() if swarm.members]
 
-    def is_fetching(self, info_hash: bytes, address: bytes) -> bool:
-        """Whether somebody at `address` is in that swarm and not done."""
+    def is_one_of_many(self, info_hash: bytes, address: bytes) -> bool:
+        """Whether somebody at `address` is not done with that swarm, and others are not either."""
         swarm = self._swarms.get(info_hash)
-        return swarm is not None and any(
-            peer.address == address and member.left for peer, member in swarm.members.items()
-        )
+        fetching = swarm.fetching if swarm is not None else []
+        return len(fetching) > 1 and any(peer.address == address for peer in fetching)
 
     def _drop(self, info_hash: bytes, peer: Peer) -> None:
         swarm = self._swarms.get(info_hash)

@@ -1,6 +1,8 @@
 """One pack on its way from its swarm: what is here, who waits for it, and when to lose patience.
 
-A fetch is in one of three ways. By `SWARM`, pieces come from peers. `HELPED`, the swarm has given
+A fetch is in one of five ways. `ASKING`, a tracker is yet to say whether there is anybody.
+`ALONE`, there is nobody but the server: it is read over HTTP, in slices so short that what is left
+can turn to a crowd at any moment. By `SWARM`, pieces come from peers. `HELPED`, the swarm has given
 out for now: pieces are also read from the server, a few at a time, and handed to the peers, and
 when the swarm gives again that ends. `DIRECT`, it gives nothing and there is no use in waiting:
 whoever waits reads from the server what is missing, and only that. Pure but for the file.
@@ -22,9 +24,10 @@ from chunkstore.errors import TransferError
 from chunkstore.fsio import read_at
 from chunkstore.objects.torrent import Torrent
 from chunkstore.storage.backend import Reader
+from chunkstore.swarm.alone import Alone
 from chunkstore.swarm.announce import Peer, Reply
 from chunkstore.swarm.choice import Wish
-from chunkstore.swarm.session import Status
+from chunkstore.swarm.events import Status
 
 NOBODY_SECONDS: Final = 1.5
 """Without a tracker that answers, or with one that knows nobody."""
@@ -45,6 +48,8 @@ FLOWING_SECONDS: Final = 2.0
 class Way(Enum):
     """How a pack comes."""
 
+    ASKING = "asking"
+    ALONE = "alone"
     SWARM = "swarm"
     HELPED = "helped"
     DIRECT = "direct"
@@ -53,11 +58,19 @@ class Way(Enum):
 class Fetch:
     """What is wanted of one pack. Safe from any thread."""
 
-    def __init__(self, name: str, wish: Wish, directory: int) -> None:
+    def __init__(self, name: str, wish: Wish, directory: int, way: Way = Way.SWARM) -> None:
         self.name = name
         self.torrent: Torrent = wish.torrent
         self.wanted = frozenset(wish.pieces)
-        self.way = Way.SWARM
+        self.way = way
+        self.has_joined = way is Way.SWARM
+        """Whether it ever was in a swarm."""
+        self.late: Callable[[int, bytes], None] = lambda _piece, _data: None
+        """Takes whole pieces that a node alone had asked for when the crowd came."""
+        self.wants_more: Callable[[], None] = lambda: None
+        """Called when more pieces are wanted than when it joined."""
+        self.has_company = False
+        """Whether, by the tracker's last word, there is anybody but the server's own seed."""
         self.peers: set[Peer] = set()
         self.first: Peer | None = None
         self.rank: int | None = None
@@ -67,6 +80,7 @@ class Fetch:
         """Whether the tracker has said something, or can't be reached."""
         self._directory = directory
         self._file = -1
+        self._alone = Alone(self.torrent, directory)
         self._ready: set[int] = set()
         self._changed = threading.Condition()
         self._is_over = False
@@ -89,6 +103,16 @@ class Fetch:
         """Whether any piece is here."""
         return bool(self._ready)
 
+    def look(self) -> None:
+        """Find what an earlier pull has left in the file."""
+        for piece in sorted(self.wanted):
+            low, high = self.torrent.span(piece)
+            data = self._from_file(low, high)
+            if not data and self._file < 0:
+                return
+            if len(data) == high - low and self.torrent.is_right(piece, data):
+                self.note(piece)
+
     def note(self, piece: int) -> None:
         """A piece is in the file, and right."""
         with self._changed:
@@ -108,15 +132,43 @@ class Fetch:
         Raises what the server's reader raises, and `TransferError` when all is over.
         """
         stop = min(stop, self.torrent.size)
-        pieces = self.torrent.covering(start, stop)
-        with self._changed:
-            while self.way is not Way.DIRECT and not self._are_here(pieces):
-                if self._is_over:
-                    raise TransferError(f"{self.name}: given up")
-                self._changed.wait()
-            here = self._ready.intersection(pieces)
         parts = []
-        for first, last, is_here in _runs(pieces, here):
+        while start < stop:
+            with self._changed:
+                self._wait(self.torrent.covering(start, stop))
+                is_alone = self.way is Way.ALONE
+                end = self._alone.ask(start, stop) if is_alone else stop
+                here = self._ready.intersection(self.torrent.covering(start, end))
+            try:
+                parts += self._read(start, end, here, server, is_alone=is_alone)
+                start = end
+            except TransferError:
+                if not self._turn_back(start, end):
+                    raise
+        return b"".join(parts)
+
+    def _turn_back(self, start: int, stop: int) -> bool:
+        """What a node alone had asked of a server that fails is to come by the swarm after all."""
+        with self._changed:
+            fresh = set(self.torrent.covering(start, stop)) - self.wanted
+            if not self.has_joined or self.way is Way.DIRECT or not fresh:
+                return False
+            self.wanted |= fresh
+        self.wants_more()
+        return True
+
+    def _wait(self, pieces: range) -> None:
+        """Wait until they are here, or need not be waited for; with the lock."""
+        while not (self.way in {Way.ALONE, Way.DIRECT} or self._are_here(pieces)):
+            if self._is_over:
+                raise TransferError(f"{self.name}: given up")
+            self._changed.wait()
+
+    def _read(
+        self, start: int, stop: int, here: set[int], server: Reader, *, is_alone: bool
+    ) -> list[bytes]:
+        parts = []
+        for first, last, is_here in _runs(self.torrent.covering(start, stop), here):
             low, high = (
                 max(self.torrent.span(first)[0], start),
                 min(self.torrent.span(last)[1], stop),
@@ -124,8 +176,22 @@ class Fetch:
             parts.append(self._from_file(low, high) if is_here else b"")
             if len(parts[-1]) != high - low:
                 # Somebody has cut the file, or it was never here.
+                begun = time.monotonic()
                 parts[-1] = server.get(self.name, low, high)
-        return b"".join(parts)
+                if is_alone:
+                    self._came_alone(low, parts[-1], time.monotonic() - begun)
+        return parts
+
+    def _came_alone(self, start: int, data: bytes, seconds: float) -> None:
+        with self._changed:
+            if self.way is Way.ALONE:
+                self._alone.came(start, data, seconds)
+                return
+        # The crowd came meanwhile. What is in the file now has been checked, and stays that way.
+        for piece in self.torrent.covering(start, start + len(data)):
+            low, high = (place - start for place in self.torrent.span(piece))
+            if low >= 0 and self.torrent.is_right(piece, data[low:high]):
+                self.late(piece, data[low:high])
 
     def _are_here(self, pieces: range) -> bool:
         return all(piece in self._ready for piece in pieces if piece in self.wanted)
@@ -147,9 +213,11 @@ class Fetch:
     def heard(self, reply: Reply, allows: Callable[[bytes], bool]) -> bool:
         """What the tracker said; whether rank or crowd have changed."""
         before = (self.rank, self.crowd)
-        self.peers.update(peer for peer in reply.peers if allows(peer.address))
+        peers = {peer for peer in reply.peers if allows(peer.address)}
+        self.peers |= peers
         self.rank, self.crowd = reply.rank, reply.leechers
         self.first = reply.first or self.first
+        self.has_company = bool(peers - {self.first})
         self.is_answered = True
         self.has_failed_tracker = False
         return (self.rank, self.crowd) != before
@@ -162,7 +230,9 @@ class Fetch:
 
     def judge(self, status: Status | None, now: float) -> Way:
         """Look at how it goes, and decide the way; called a few times a second."""
-        if self.way is Way.DIRECT or not self.missing:
+        if self.way is Way.ASKING and now - self.last > NOBODY_SECONDS:
+            self.go_alone()
+        if self.way in {Way.ASKING, Way.ALONE, Way.DIRECT} or not self.missing:
             return self.way
         if status is None:
             self.give_up()
@@ -185,6 +255,27 @@ class Fetch:
                 self.give_up()
         return self.way
 
+    def go_alone(self) -> None:
+        """Read from the server, as long as there is nobody else."""
+        with self._changed:
+            if self.way is Way.ASKING:
+                self.way = Way.ALONE
+                self._changed.notify_all()
+
+    def join(self) -> list[int]:
+        """Wait for a swarm from now on; the pieces that are to come by it.
+
+        Those are all that the server was not asked for. Afterwards the file is the swarm's.
+        """
+        with self._changed:
+            self.way = Way.SWARM
+            self.has_joined = True
+            self.wanted -= self._alone.asked
+            self.last = self._since = time.monotonic()
+            self._alone.close()
+            self._changed.notify_all()
+            return sorted(self.wanted)
+
     def give_up(self) -> None:
         """Wait for the swarm no longer."""
         with self._changed:
@@ -204,6 +295,7 @@ class Fetch:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+            self._alone.close()
 
 
 def _runs(pieces: range, here: set[int]) -> list[tuple[int, int, bool]]:

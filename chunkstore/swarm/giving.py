@@ -21,8 +21,9 @@ from typing import Final, NamedTuple
 from chunkstore.errors import ChunkstoreError, Conflict, LocalError, NotFound, local_errors
 from chunkstore.swarm.announce import Reply
 from chunkstore.swarm.cache import LOCK, Cache
+from chunkstore.swarm.events import Banned, Broken
 from chunkstore.swarm.presence import Presence
-from chunkstore.swarm.session import Banned, Broken, Session
+from chunkstore.swarm.session import Session
 from chunkstore.swarm.settings import SessionSettings
 from chunkstore.swarm.tracking import Tracker
 

@@ -12,16 +12,31 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from chunkstore.errors import ChunkstoreError
 from chunkstore.objects.torrent import Torrent
 from chunkstore.swarm.announce import Announce, Reply
-from chunkstore.swarm.session import Session
+from chunkstore.swarm.events import Status
 from chunkstore.swarm.tracking import Tracker
 
-Heard = Callable[[bytes, Reply | ChunkstoreError], None]
-"""Told the pack, and what its tracker said, or why it said nothing."""
+Heard = Callable[[bytes, Reply | ChunkstoreError], float | None]
+"""Told the pack, and what its tracker said, or why it said nothing; returns after how many seconds
+to ask again at the latest, None for no such wish."""
+
+
+class Standing(Protocol):
+    """Who is announced: a session, or who may open one."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens, or will."""
+        ...
+
+    def status(self, pack: bytes) -> Status | None:
+        """How a pack is doing; None as long as it is in no swarm here."""
+        ...
+
 
 _GATHERING: Final = (0.6, 0.9, 1.5, 3.0, 5.0)
 """Seconds between the first announces."""
@@ -45,12 +60,12 @@ class _Swarm:
 
 
 class Presence:
-    """Announces the packs of `session`. A context manager; `heard` is called on its thread."""
+    """Announces the packs of `who`. A context manager; `heard` is called on its thread."""
 
     def __init__(
-        self, session: Session, heard: Heard, opened: Callable[[str], Tracker] = Tracker
+        self, who: Standing, heard: Heard, opened: Callable[[str], Tracker] = Tracker
     ) -> None:
-        self._session = session
+        self._who = who
         self._heard = heard
         self._opened = opened
         self._peer_id = _CLIENT + os.urandom(6).hex().encode()
@@ -85,6 +100,14 @@ class Presence:
                 swarm.events = ["stopped"]
                 swarm.due = time.monotonic()
                 self._changed.notify()
+
+    def hurry(self, but: bytes = b"") -> None:
+        """Ask about every pack now, `but` for one that was just asked about."""
+        with self._changed:
+            for pack, swarm in self._swarms.items():
+                if pack != but:
+                    swarm.due = min(swarm.due, time.monotonic())
+            self._changed.notify()
 
     def close(self) -> None:
         """Leave all swarms; waits a moment for the trackers to hear it."""
@@ -125,7 +148,7 @@ class Presence:
         """Tell of a finished pack at once: others then know that it can be had whole here."""
         for pack, swarm in self._swarms.items():
             if swarm.told and not swarm.is_done:
-                status = self._session.status(pack)
+                status = self._who.status(pack)
                 if status is not None and status.is_checked and not status.left:
                     swarm.is_done = True
                     swarm.events.append("completed")
@@ -159,10 +182,12 @@ class Presence:
             swarm.due = now + _AGAIN[min(swarm.failed, len(_AGAIN) - 1)]
             swarm.failed += 1
         if answer is not None:
-            self._heard(swarm.torrent.pack, answer)
+            soon = self._heard(swarm.torrent.pack, answer)
+            if soon is not None:
+                swarm.due = min(swarm.due, now + soon)
 
     def _words(self, swarm: _Swarm, event: str) -> Announce:
-        status = self._session.status(swarm.torrent.pack)
+        status = self._who.status(swarm.torrent.pack)
         left = swarm.torrent.size if status is None or not status.is_checked else status.left
         if swarm.is_done:
             left = 0
@@ -170,7 +195,7 @@ class Presence:
         return Announce(
             info_hash=swarm.torrent.info_hash,
             peer_id=self._peer_id,
-            port=self._session.port,
+            port=self._who.port,
             left=left,
             uploaded=status.uploaded if status is not None else 0,
             downloaded=status.downloaded if status is not None else 0,

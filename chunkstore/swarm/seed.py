@@ -16,8 +16,9 @@ from typing import Final
 from chunkstore.errors import ChunkstoreError, LocalError
 from chunkstore.objects.torrent import Torrent
 from chunkstore.swarm.announce import Reply
+from chunkstore.swarm.events import Broken
 from chunkstore.swarm.presence import Presence
-from chunkstore.swarm.session import Broken, Session
+from chunkstore.swarm.session import Session
 from chunkstore.swarm.settings import SessionSettings
 
 IDLE_SECONDS: Final = 900.0

@@ -8,19 +8,21 @@ trackers and giving up, is left to others.
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import os
-import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from itertools import islice
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from chunkstore.errors import LocalError
 from chunkstore.objects.torrent import Torrent
 from chunkstore.swarm.announce import Peer
+from chunkstore.swarm.events import Banned, Broken, Came, Event, Finished, Status
+from chunkstore.swarm.ports import free_ports, none_free
 from chunkstore.swarm.settings import SessionSettings
 from chunkstore.swarm.tuning import TUNING
 
@@ -34,58 +36,21 @@ _TRIES: Final = 8
 _LISTEN_SECONDS: Final = 5.0
 
 
-class Came(NamedTuple):
-    """A block of a piece, from a peer at that address and port."""
-
-    pack: bytes
-    size: int
-    peer: tuple[str, int]
+_MISSING: Final = "swarms need the Python package libtorrent: pip install 'imgstore[swarm]'"
 
 
-class Finished(NamedTuple):
-    """A piece whose bytes are right, and in the file."""
-
-    pack: bytes
-    piece: int
-
-
-class Banned(NamedTuple):
-    """A peer that sent bad data and is not talked to any more."""
-
-    pack: bytes
-    peer: str
-
-
-class Broken(NamedTuple):
-    """A pack that can't be taken from its swarm any more, for a reason of this machine."""
-
-    pack: bytes
-    reason: str
-
-
-Event = Came | Finished | Banned | Broken
-
-
-class Status(NamedTuple):
-    """How a pack is doing. Bytes without protocol; rates per second; `left` of what is wanted."""
-
-    left: int
-    downloaded: int
-    uploaded: int
-    upload_rate: int
-    download_rate: int
-    peers: int
-    is_checked: bool
+def require_library() -> None:
+    """Raise `LocalError` where libtorrent is not installed, without loading it."""
+    if find_spec("libtorrent") is None:
+        raise LocalError(_MISSING)
 
 
 def library() -> ModuleType:
-    """libtorrent. Raises `LocalError` where it is not installed."""
+    """libtorrent. Raises `LocalError` where it can't be loaded."""
     try:
         import libtorrent
     except ImportError as error:
-        raise LocalError(
-            "swarms need the Python package libtorrent: pip install 'imgstore[swarm]'"
-        ) from error
+        raise LocalError(_MISSING) from error
     module: ModuleType = libtorrent
     return module
 
@@ -116,11 +81,9 @@ class Session:
             | category.piece_progress_notification
             | category.block_progress_notification
         )
-        low, high = self._settings.ports
-        busy = 0
-        for port in range(low, high + 1):
-            if not _is_free(self._settings.addresses, port):
-                continue
+        free = free_ports(self._settings.addresses, self._settings.ports)
+        # If it does not come to listen, somebody took the port since our look.
+        for port in islice(free, _TRIES):
             values = TUNING | {
                 "alert_mask": int(mask),
                 "listen_interfaces": ",".join(
@@ -138,10 +101,7 @@ class Session:
             if self._is_listening(session):
                 self.port = port
                 return session
-            busy += 1  # somebody took it between our look and this
-            if busy == _TRIES:
-                break
-        raise LocalError(f"can't listen for peers: no port from {low} to {high} is free")
+        raise none_free(self._settings.ports)
 
     def _is_listening(self, session: Any) -> bool:
         deadline = time.monotonic() + _LISTEN_SECONDS
@@ -249,6 +209,13 @@ class Session:
             not in (states.checking_files, states.checking_resume_data, states.allocating),
         )
 
+    def is_missed(self, pack: bytes) -> bool:
+        """Whether anybody connected here lacks something of a pack that is here."""
+        interested = self._lt.peer_info.remote_interested
+        with suppress(KeyError, RuntimeError):
+            return any(peer.flags & interested for peer in self._handles[pack].get_peer_info())
+        return False
+
     # Events
 
     def events(self, seconds: float) -> list[Event]:
@@ -335,21 +302,3 @@ def _errors(what: str) -> Iterator[None]:
 def _shown(endpoint: tuple[str, int]) -> str:
     host, port = endpoint
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_free(addresses: Iterable[str], port: int) -> bool:
-    """Whether a port can be had on all of these addresses that exist here."""
-    for address in addresses:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind((address, port))
-        except PermissionError:
-            return False
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return False
-    return True

@@ -83,7 +83,7 @@ def cached(node: Path) -> list[Path]:
 def test_a_node_gives_on_after_its_pull_and_is_stopped(
     store: Path, tmp_path: Path, pulled: Callable[..., Ended]
 ):
-    with served(store, "--limit-upload", "6M") as url:
+    with served(store, "--limit-upload", "3M") as url:
         first = pulled(url, "first", "--transport", "swarm").document
         assert first["swarm"]["packs"] == 1
         assert first["swarm"]["from_seed"] > 5_000_000

@@ -190,12 +190,17 @@ def test_nodes_of_a_swarm_wait_for_one_of_few_places(
     found = made(store, huge)
     assert client.ask(f"/packs/{huge}.torrent").status == 200
     hears(client, found.info_hash)
+    hears(client, found.info_hash, port=6882)
     stuck = []
     for _ in range(2):
         sock = client.dial()
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert sock.recv(9).startswith(b"HTTP/1.1")
         stuck.append(sock)
+    # One node alone has no crowd to give way to.
+    hears(client, found.info_hash, event="stopped", port=6882)
+    assert client.ask(path, Range="bytes=0-999999").status == 206
+    hears(client, found.info_hash, port=6882)
     answer = client.ask(path, Range="bytes=0-999999")
     assert (answer.status, answer.headers["Retry-After"]) == (503, tracker.COME_AGAIN)
     # Another pack, an index: not held up.
@@ -226,6 +231,7 @@ def test_places_come_back_after_every_kind_of_answer(
     found = made(store, LARGE)
     client.ask(f"/packs/{LARGE}.torrent")
     hears(client, found.info_hash)
+    hears(client, found.info_hash, port=6882)
     path = f"/packs/{LARGE}.pack"
     data = (store / path[1:]).read_bytes()
     for _ in range(3):

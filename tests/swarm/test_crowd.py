@@ -134,9 +134,12 @@ def test_figures_of_a_swarm():
     join(crowd, 2, now=10, uploaded=1_000, left=0, event="completed")
     join(crowd, 2, now=20, uploaded=3_000, left=0)
     assert crowd.census(ONE, 20) == (1, 1, 1, 700.0)
-    assert crowd.is_fetching(ONE, host(1))
-    assert not crowd.is_fetching(ONE, host(2))
-    assert not crowd.is_fetching(TWO, host(1))
+    assert not crowd.is_one_of_many(ONE, host(1))
+    join(crowd, 3, now=20)
+    assert crowd.is_one_of_many(ONE, host(1))
+    assert crowd.is_one_of_many(ONE, host(3))
+    assert not crowd.is_one_of_many(ONE, host(2))
+    assert not crowd.is_one_of_many(TWO, host(1))
 
 
 STEPS = st.lists(

@@ -24,9 +24,9 @@ def run(options: Namespace, output: Output) -> int:
     if options.background and os.fork():
         # Whoever started us waits for this end, and not for that of our child.
         os._exit(0)
-    from chunkstore.pull import remembered
     from chunkstore.swarm.giving import Terms, give
     from chunkstore.swarm.tracking import Tracker
+    from chunkstore.worktree.remembered import remembered
 
     stopping = threading.Event()
 
