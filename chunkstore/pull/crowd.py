@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from chunkstore.errors import Conflict
+from chunkstore.errors import Conflict, LocalError
 from chunkstore.pull.report import PullOptions, PullReport
 from chunkstore.storage.backend import Reader
 from chunkstore.worktree.node import NodeState
@@ -50,6 +50,8 @@ def joined(
         is_here = bool(settings.staging) or not (options.atomic and report.before)
         if cache is not None and is_whole:
             if settings.give is not None and is_here and reader.holds():
+                with suppress(LocalError):  # a full disk: then the tracker has to tell
+                    reader.note_peers()
                 cache.release()
                 settings.give(path, reader.is_wanted)
             else:

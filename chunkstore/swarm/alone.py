@@ -9,6 +9,7 @@ by itself: `Fetch` has the lock.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import suppress
 from typing import Final
 
@@ -31,15 +32,20 @@ class Alone:
         self._directory = directory
         self._slice = SLICE
         self._file = -1
-        self.asked: set[int] = set()
-        """The pieces that the server was asked for, in whole or in part."""
+        self._asked: Counter[int] = Counter()
 
     def ask(self, start: int, stop: int) -> int:
         """Where the slice ends that begins at `start`; it counts as asked for."""
         piece = self._torrent.piece
         end = min((start + max(self._slice, piece)) // piece * piece, stop)
-        self.asked.update(self._torrent.covering(start, end))
+        for piece in self._torrent.covering(start, end):
+            low, high = self._torrent.span(piece)
+            self._asked[piece] += min(high, end) - max(low, start)
         return end
+
+    def is_asked(self, piece: int, wanted: int) -> bool:
+        """Whether the server was asked for all the `wanted` bytes of a piece."""
+        return self._asked[piece] >= wanted
 
     def came(self, start: int, data: bytes, seconds: float) -> None:
         """Take in what came, and how long it took."""

@@ -2,6 +2,7 @@
 
     <pack>.pack      as far as it has come, its pieces at their places
     <pack>.torrent   with the trackers that knew it
+    <pack>.peers     who else was in its swarm, a line each: address, port
 
 Promises: it is reached by a descriptor, so that nobody can put another directory into its place; it
 is emptied of what is not wanted now before it grows. Nothing in it is believed: pieces are hashed
@@ -11,9 +12,10 @@ before they are used. One process uses it at a time, which holds its lock.
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -22,10 +24,12 @@ from chunkstore.errors import Conflict, Corrupt, LocalError, local_errors
 from chunkstore.objects import torrent as torrents
 from chunkstore.objects.torrent import Torrent
 from chunkstore.storage import layout
+from chunkstore.swarm.announce import Peer
 
 RESERVE: Final = 64 * 1024 * 1024
 """Bytes of the file system that are left free."""
 LOCK: Final = "lock"
+_MAX_PEERS: Final = 256 * 1024
 
 
 class Cache:
@@ -69,30 +73,47 @@ class Cache:
             if match is None or match["suffix"] != "torrent":
                 continue
             with suppress(OSError, Corrupt):
-                data = self._read(name)
+                data = self._read(name, torrents.MAX_TORRENT + 1)
                 yield torrents.parse(data, bytes.fromhex(match["id"]), name)
 
-    def _read(self, name: str) -> bytes:
+    def peers(self, pack: bytes) -> list[Peer]:
+        """Who was in the swarm of a pack, as far as that was noted and can be read."""
+        found = []
+        with suppress(OSError, ValueError):
+            for line in self._read(f"{pack.hex()}.peers", _MAX_PEERS).decode("ascii").splitlines():
+                address, _, port = line.partition(" ")
+                if 0 < int(port) < 2**16:
+                    found.append(Peer(ipaddress.ip_address(address).packed, int(port)))
+        return found
+
+    def note_peers(self, pack: bytes, peers: Iterable[Peer]) -> None:
+        """Note who is in the swarm of a pack, for whoever goes on giving it."""
+        lines = [f"{ipaddress.ip_address(peer.address)} {peer.port}\n" for peer in peers]
+        self._write(f"{pack.hex()}.peers", "".join(lines).encode())
+
+    def _read(self, name: str, size: int) -> bytes:
         descriptor = os.open(
             name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory
         )
         with open(descriptor, "rb") as file:
-            return file.read(torrents.MAX_TORRENT + 1)
+            return file.read(size)
 
-    def keep(self, torrent: Torrent) -> None:
-        """Note the torrent of a pack that is about to come."""
+    def _write(self, name: str, data: bytes) -> None:
         with local_errors("can't write the swarm's cache"):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            name = f"{torrent.pack.hex()}.torrent"
             descriptor = os.open(name, flags, 0o600, dir_fd=self.directory)
             try:
-                fsio.write_all(descriptor, torrent.encode())
+                fsio.write_all(descriptor, data)
             finally:
                 os.close(descriptor)
 
+    def keep(self, torrent: Torrent) -> None:
+        """Note the torrent of a pack that is about to come."""
+        self._write(f"{torrent.pack.hex()}.torrent", torrent.encode())
+
     def drop(self, pack: bytes) -> None:
         """Forget a pack."""
-        for suffix in ("torrent", "pack"):
+        for suffix in ("torrent", "pack", "peers"):
             with suppress(OSError):
                 os.unlink(f"{pack.hex()}.{suffix}", dir_fd=self.directory)
 

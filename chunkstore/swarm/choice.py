@@ -8,6 +8,7 @@ was sent.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -36,12 +37,19 @@ class Wish(NamedTuple):
         return sum(stop - start for start, stop in self.spans)
 
     @property
+    def bytes_by_piece(self) -> dict[int, int]:
+        """How many bytes of which pieces."""
+        found: Counter[int] = Counter()
+        for start, stop in self.spans:
+            for piece in self.torrent.covering(start, stop):
+                low, high = self.torrent.span(piece)
+                found[piece] += min(high, stop) - max(low, start)
+        return found
+
+    @property
     def pieces(self) -> list[int]:
         """The pieces that hold them, in order."""
-        found: set[int] = set()
-        for start, stop in self.spans:
-            found.update(self.torrent.covering(start, stop))
-        return sorted(found)
+        return sorted(self.bytes_by_piece)
 
     @property
     def covered(self) -> int:

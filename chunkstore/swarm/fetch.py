@@ -62,6 +62,7 @@ class Fetch:
         self.name = name
         self.torrent: Torrent = wish.torrent
         self.wanted = frozenset(wish.pieces)
+        self._bytes = wish.bytes_by_piece
         self.way = way
         self.has_joined = way is Way.SWARM
         """Whether it ever was in a swarm."""
@@ -143,18 +144,22 @@ class Fetch:
                 parts += self._read(start, end, here, server, is_alone=is_alone)
                 start = end
             except TransferError:
-                if not self._turn_back(start, end):
+                if not self._turn_back(set(self.torrent.covering(start, end)) - here):
                     raise
         return b"".join(parts)
 
-    def _turn_back(self, start: int, stop: int) -> bool:
-        """What a node alone had asked of a server that fails is to come by the swarm after all."""
+    def _turn_back(self, lacking: set[int]) -> bool:
+        """What a node alone had asked of a server that fails is to come by the swarm after all.
+
+        False where nothing was lacking: then waiting for it would end at the server again.
+        """
         with self._changed:
-            fresh = set(self.torrent.covering(start, stop)) - self.wanted
-            if not self.has_joined or self.way is Way.DIRECT or not fresh:
+            if not self.has_joined or self.way is Way.DIRECT or not lacking:
                 return False
-            self.wanted |= fresh
-        self.wants_more()
+            is_news = not lacking <= self.wanted
+            self.wanted |= lacking
+        if is_news:
+            self.wants_more()
         return True
 
     def _wait(self, pieces: range) -> None:
@@ -265,12 +270,16 @@ class Fetch:
     def join(self) -> list[int]:
         """Wait for a swarm from now on; the pieces that are to come by it.
 
-        Those are all that the server was not asked for. Afterwards the file is the swarm's.
+        Those are all that the server was not asked for to the last byte: the rest of a piece that
+        a read ended in is for the swarm. Afterwards the file is the swarm's.
         """
         with self._changed:
             self.way = Way.SWARM
             self.has_joined = True
-            self.wanted -= self._alone.asked
+            asked = self._alone.is_asked
+            self.wanted = frozenset(
+                piece for piece in self.wanted if not asked(piece, self._bytes[piece])
+            )
             self.last = self._since = time.monotonic()
             self._alone.close()
             self._changed.notify_all()

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from chunkstore.errors import ChunkstoreError, Conflict, LocalError, NotFound, local_errors
 from chunkstore.swarm.announce import Reply
 from chunkstore.swarm.cache import LOCK, Cache
-from chunkstore.swarm.events import Banned, Broken
+from chunkstore.swarm.events import Broken
 from chunkstore.swarm.presence import Presence
 from chunkstore.swarm.session import Session
 from chunkstore.swarm.settings import SessionSettings
@@ -30,6 +30,9 @@ from chunkstore.swarm.tracking import Tracker
 SERVED_SECONDS: Final = 45.0
 """So long nobody may want anything before a crowd counts as served: two announces of a late one."""
 _TICK: Final = 0.5
+_STEP: Final = 0.05
+_SETTLE_SECONDS: Final = 15.0
+_LOOK_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 15.0
 
 
@@ -66,10 +69,9 @@ def give(
 ) -> Given:
     """Give the packs in the cache at `path` until the terms are met, or `stopping` is set.
 
-    `on_ready` hears how many packs there are and the port, once others can connect; `opened` makes
-    the tracker at a URL. Raises
-    `NotFound` when there is no cache, `Conflict` when it is in use, unless `wait` says to wait
-    until it is free, and `LocalError`.
+    `on_ready` hears how many packs there are and the port, once others can connect and have them;
+    `opened` makes the tracker at a URL. Raises `NotFound` when there is no cache, `Conflict` when
+    it is in use, unless `wait` says to wait until it is free, and `LocalError`.
     """
     if not os.path.isdir(path):
         raise NotFound(f"nothing came from a swarm to {path}", name=path)
@@ -80,6 +82,7 @@ def give(
         giver = _Giver(cache, session)
         with Presence(session, giver.heard, opened) as presence:
             giver.begin(presence)
+            giver.settle(stopping)
             on_ready(len(giver.packs), session.port)
             reason = giver.run(terms, stopping)
             report = giver.report(reason)
@@ -108,7 +111,6 @@ class _Giver:
         self._session = session
         self.packs: list[bytes] = []
         self._sizes = 0
-        self._wanting: dict[bytes, int] = {}
         self._wanted_last = time.monotonic()
 
     def begin(self, presence: Presence) -> None:
@@ -117,7 +119,18 @@ class _Giver:
             self._session.fetch(torrent, self._cache.path, [0] * torrent.pieces)
             self.packs.append(torrent.pack)
             self._sizes += torrent.size
+            # With a tracker that is dead nobody would hear of this port.
+            self._session.connect(torrent.pack, self._cache.peers(torrent.pack))
             presence.join(torrent, torrent.trackers, fetches=False)
+
+    def settle(self, stopping: threading.Event) -> None:
+        """Wait until all that is here has been looked at, and can be had."""
+        until = time.monotonic() + _SETTLE_SECONDS
+        while not stopping.is_set() and time.monotonic() < until:
+            self._take_in(_STEP)
+            found = map(self._session.status, self.packs)
+            if all(status is None or status.is_checked for status in found):
+                return
 
     def heard(self, pack: bytes, answer: Reply | ChunkstoreError) -> None:
         if not isinstance(answer, Reply):
@@ -128,14 +141,14 @@ class _Giver:
         self._session.connect(pack, answer.peers)
 
     def run(self, terms: Terms, stopping: threading.Event) -> str:
-        began = time.monotonic()
+        began = looked = time.monotonic()
         while not stopping.is_set():
-            for event in self._session.events(_TICK):
-                if isinstance(event, Broken):
-                    self._session.remove(event.pack)
-                elif isinstance(event, Banned):
-                    continue
+            self._take_in(_TICK)
             now = time.monotonic()
+            if terms.served and now - looked > _LOOK_SECONDS:
+                looked = now
+                if any(map(self._session.is_missed, self.packs)):
+                    self._wanted_last = now
             if terms.seconds is not None and now - began >= terms.seconds:
                 return "its time was over"
             if terms.ratio is not None and self._sent() >= terms.ratio * self._sizes:
@@ -143,6 +156,11 @@ class _Giver:
             if terms.served and now - self._wanted_last > SERVED_SECONDS:
                 return "nobody wanted any more"
         return "stopped"
+
+    def _take_in(self, seconds: float) -> None:
+        for event in self._session.events(seconds):
+            if isinstance(event, Broken):
+                self._session.remove(event.pack)
 
     def _sent(self) -> int:
         found = (self._session.status(pack) for pack in self.packs)

@@ -122,6 +122,14 @@ class SwarmReader:
                 self.cache.drop(fetch.torrent.pack)
         return found
 
+    def note_peers(self) -> None:
+        """Note in the cache who is in the swarms, for whoever goes on giving: a tracker that dies
+        with its server can't tell who is left behind. Raises `LocalError`.
+        """
+        for fetch in list(self._fetches.values()):
+            if fetch.is_begun and self.cache is not None:
+                self.cache.note_peers(fetch.torrent.pack, fetch.peers)
+
     @property
     def is_wanted(self) -> bool:
         """Whether others are fetching what is here, at this moment."""

@@ -247,9 +247,10 @@ def test_what_was_under_way_when_the_crowd_came(tmp_path: Path, directory: int):
     start, stop = server.asked[0]
     assert (start, stop) == (5, alone.SLICE)
     wanted = fetch.join()
-    assert wanted == list(range(alone.SLICE // MADE.piece, MADE.pieces))
+    # Of piece 0 some bytes were not asked for: whoever has half of a piece can give nothing of it.
+    assert wanted == [0, *range(alone.SLICE // MADE.piece, MADE.pieces)]
     server.may_answer.release()
-    wait_for(lambda: late == {1: DATA[MADE.piece : 2 * MADE.piece]})  # of 0 some bytes are missing
+    wait_for(lambda: late == {1: DATA[MADE.piece : 2 * MADE.piece]})
     assert not (tmp_path / MADE.name).exists()
     (tmp_path / MADE.name).write_bytes(DATA)
     for piece in wanted:
@@ -291,6 +292,53 @@ def test_a_server_that_dies_while_the_crowd_comes(tmp_path: Path, directory: int
     fetch.close()
 
 
+def test_two_reads_of_one_piece_from_a_server_that_dies(tmp_path: Path, directory: int):
+    """Both wait for the others, the second too, after the first has asked for that piece."""
+    middle = MADE.piece // 2
+    fetch = Fetch("pack", Wish(MADE, ((0, SIZE),)), directory, Way.ALONE)
+    (tmp_path / MADE.name).write_bytes(DATA)
+    both = threading.Barrier(2, timeout=SOON)
+
+    class Dying(Slow):
+        def get(self, name: str, start: int, stop: int) -> bytes:
+            if both.wait() == 0:
+                fetch.join()
+            both.wait()
+            raise TransferError("gone")
+
+    server = Dying(DATA)
+    spans = [(0, middle), (middle, MADE.piece)]
+    got: dict[int, bytes] = {}
+
+    def read(start: int, stop: int) -> None:
+        got[start] = fetch.read(start, stop, server)
+
+    threads = [threading.Thread(target=read, args=span) for span in spans]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: 0 in fetch.wanted and fetch.has_joined)
+    time.sleep(0.1)
+    fetch.note(0)
+    for thread in threads:
+        thread.join(SOON)
+    assert got == {start: DATA[start:stop] for start, stop in spans}
+    fetch.close()
+
+
+def test_what_is_in_a_file_that_was_cut_does_not_turn_back_for_ever(directory: int):
+    fetch = Fetch("pack", Wish(MADE, ((0, SIZE),)), directory)
+    for piece in range(MADE.pieces):
+        fetch.note(piece)
+
+    class Gone(Slow):
+        def get(self, _name: str, _start: int, _stop: int) -> bytes:
+            raise TransferError("gone")
+
+    with pytest.raises(TransferError):
+        fetch.read(0, 9, Gone(DATA))
+    fetch.close()
+
+
 def test_bytes_that_do_not_fit_the_torrent_are_not_handed_on(directory: int):
     wrong = bytes(SIZE)
     server = Slow(wrong)
@@ -314,7 +362,9 @@ def test_slices_are_as_long_as_the_line_is_quick(directory: int):
     piece = MADE.piece
     assert lone.ask(0, SIZE) == alone.SLICE
     assert lone.ask(piece - 1, SIZE) == alone.SLICE  # at a border of pieces
-    assert lone.asked == {0, 1}
+    assert lone.is_asked(0, piece)
+    assert lone.is_asked(1, piece)
+    assert not lone.is_asked(2, 1)
     assert lone.ask(SIZE - 1, SIZE) == SIZE
     for _ in range(2):
         lone.came(0, DATA[:9], alone.QUICK_SECONDS / 2)
