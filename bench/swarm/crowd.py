@@ -17,10 +17,12 @@ from links import Machine, Network, busy_seconds, network
 from outcome import Outcome, Setting, bound
 from update import IMGSTORE, PROJECT, Update
 
+from chunkstore.objects import torrent as torrents
+from chunkstore.objects.torrent import Torrent
+
 sys.path.insert(0, str(PROJECT / "tests"))
 
 PORT = 8730
-_PIECE = 64 * 1024
 _RSYNCD = "use chroot = no\nuid = 0\ngid = 0\n[image]\n  path = {after}\n  read only = yes\n"
 
 
@@ -42,6 +44,7 @@ class Crowd:
         self._begun = 0.0
         self._server_cpu = 0.0
         self._remarks: list[str] = []
+        self._out: set[tuple[Path, int]] = set()
 
     def run(self) -> Outcome:
         """Set it up, let it go, look at the result, and take it down."""
@@ -247,24 +250,31 @@ class Crowd:
         return True
 
     def _is_out(self) -> bool:
-        """Whether each piece is whole in the cache of some node, as the files' holes tell.
+        """Whether each piece that a node wants is whole and right in the cache of some node.
 
-        Up to the last piece that anybody has any of: behind it are nodes of the manifest, which
-        came before.
+        Up to the last piece that anybody has any of, as the files' holes tell: behind it are nodes
+        of the manifest, which came before.
         """
         is_any = False
         store = self._update.store
         for pack in [*store.glob("packs/*.pack"), *store.glob("deltas/*.pack")]:
-            size, begun, whole = pack.stat().st_size, 0, set[int]()
-            for path in self._place.glob(f"node*/.imgstore/swarm/{pack.name}"):
-                for start, stop in _data(path):
-                    begun = max(begun, -(-min(stop, size) // _PIECE))
-                    last = begun if stop >= size else stop // _PIECE
-                    whole.update(range(-(-start // _PIECE), last))
-            if begun and len(whole) < begun:
-                return False
-            is_any = is_any or begun > 0
+            copies = list(self._place.glob(f"node*/.imgstore/swarm/{pack.name}"))
+            begun = max((stop for path in copies for _, stop in _data(path)), default=0)
+            if not begun:
+                continue
+            known = self._torrent(pack)
+            for piece in range(-(-begun // known.piece)):
+                found = (_read(path, *known.span(piece)) for path in copies)
+                if (pack, piece) not in self._out:
+                    if not any(known.is_right(piece, data) for data in found):
+                        return False
+                    self._out.add((pack, piece))
+            is_any = True
         return is_any
+
+    def _torrent(self, pack: Path) -> Torrent:
+        path = pack.with_suffix(".torrent")
+        return torrents.parse(path.read_bytes(), bytes.fromhex(pack.stem), path.name)
 
     @contextmanager
     def _troubled(self) -> Iterator[None]:
@@ -302,9 +312,19 @@ class Crowd:
         return bool([line for line in found.stdout.splitlines() if not line.startswith(".d")])
 
 
+def _read(path: Path, start: int, stop: int) -> bytes:
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(start)
+        return file.read(stop - start)
+    return b""
+
+
 def _data(path: Path) -> Iterator[tuple[int, int]]:
     """Where a sparse file has data."""
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
     try:
         stop = 0
         while True:

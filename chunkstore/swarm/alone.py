@@ -23,6 +23,9 @@ KEPT_RATE: Final = 4 * 1024 * 1024
 """What comes quicker, in bytes per second of one connection, is not kept: a node with such a line
 is done by the time there is a crowd, and to write everything twice is what would make it slow."""
 
+SMALL_GAP: Final = 1 / 8
+"""Of a piece. See `Alone.is_settled`."""
+
 
 class Alone:
     """Slices of one pack, and its file in `directory` as far as it is written here."""
@@ -43,9 +46,15 @@ class Alone:
             self._asked[piece] += min(high, end) - max(low, start)
         return end
 
-    def is_asked(self, piece: int, wanted: int) -> bool:
-        """Whether the server was asked for all the `wanted` bytes of a piece."""
-        return self._asked[piece] >= wanted
+    def is_settled(self, piece: int, wanted: int) -> bool:
+        """Whether a piece with so many `wanted` bytes need not come by a swarm any more.
+
+        Whoever has a part of a piece can give nothing of it. So a piece of which little was not
+        asked for, such as the head of a pack, comes once more, and one with large gaps does not.
+        """
+        low, high = self._torrent.span(piece)
+        asked = self._asked[piece]
+        return asked >= high - low or wanted <= asked < (high - low) * (1 - SMALL_GAP)
 
     def came(self, start: int, data: bytes, seconds: float) -> None:
         """Take in what came, and how long it took."""

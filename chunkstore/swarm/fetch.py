@@ -270,15 +270,14 @@ class Fetch:
     def join(self) -> list[int]:
         """Wait for a swarm from now on; the pieces that are to come by it.
 
-        Those are all that the server was not asked for to the last byte: the rest of a piece that
-        a read ended in is for the swarm. Afterwards the file is the swarm's.
+        See `Alone.is_settled` for which do not. Afterwards the file is the swarm's.
         """
         with self._changed:
             self.way = Way.SWARM
             self.has_joined = True
-            asked = self._alone.is_asked
+            settled = self._alone.is_settled
             self.wanted = frozenset(
-                piece for piece in self.wanted if not asked(piece, self._bytes[piece])
+                piece for piece in self.wanted if not settled(piece, self._bytes[piece])
             )
             self.last = self._since = time.monotonic()
             self._alone.close()

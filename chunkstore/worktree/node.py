@@ -43,10 +43,11 @@ class NodeState:
     """The state of the tree at `directory`; a context manager that holds its lock.
 
     `read_only` leaves all of it as it is: what is added is kept in memory, and a tree without
-    state is one where nothing was ever pulled.
+    state is one where nothing was ever pulled. Without `locks` facts can be read beside a pull that
+    is at work, each as it is at that moment.
     """
 
-    def __init__(self, directory: str, *, read_only: bool = False) -> None:
+    def __init__(self, directory: str, *, read_only: bool = False, locks: bool = True) -> None:
         self._root = os.path.join(directory, os.fsdecode(STATE_DIR))
         self._read_only = read_only
         self._lock = -1
@@ -64,13 +65,16 @@ class NodeState:
                 raise LocalError(f"{self._root} is not a directory of ours: look who made it")
             if stat.S_IMODE(status.st_mode) != 0o700:
                 os.chmod(self._root, 0o700)
-            self._lock = self._open_lock()
+            if locks:
+                self._lock = self._open_lock()
         try:
-            self._acquire()
+            if locks:
+                self._acquire()
             self._facts = Facts(self._path("state.sqlite"))
             self.nodes = Nodes(self._facts.database, self._facts.errors, read_only=read_only)
         except BaseException:
-            os.close(self._lock)
+            if locks:
+                os.close(self._lock)
             raise
 
     def _open_lock(self) -> int:

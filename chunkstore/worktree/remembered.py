@@ -10,8 +10,11 @@ from chunkstore.worktree.node import NodeState
 
 
 def remembered(directory: str) -> Source | None:
-    """Remote and SPEC of the last pull into a directory; None when there was none."""
+    """Remote and SPEC of the last pull into a directory, or of the one at work; None without any.
+
+    Needs no lock: whoever goes on giving begins before the pull has let go of it.
+    """
     if not os.path.isdir(os.path.join(directory, os.fsdecode(STATE_DIR))):
         return None
-    with NodeState(directory, read_only=True) as state:
+    with NodeState(directory, read_only=True, locks=False) as state:
         return state.source or state.pending_source

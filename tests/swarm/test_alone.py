@@ -362,9 +362,9 @@ def test_slices_are_as_long_as_the_line_is_quick(directory: int):
     piece = MADE.piece
     assert lone.ask(0, SIZE) == alone.SLICE
     assert lone.ask(piece - 1, SIZE) == alone.SLICE  # at a border of pieces
-    assert lone.is_asked(0, piece)
-    assert lone.is_asked(1, piece)
-    assert not lone.is_asked(2, 1)
+    assert lone.is_settled(0, piece)
+    assert lone.is_settled(1, piece)
+    assert not lone.is_settled(2, 1)
     assert lone.ask(SIZE - 1, SIZE) == SIZE
     for _ in range(2):
         lone.came(0, DATA[:9], alone.QUICK_SECONDS / 2)
@@ -372,6 +372,18 @@ def test_slices_are_as_long_as_the_line_is_quick(directory: int):
     for _ in range(5):
         lone.came(0, DATA[:9], alone.SLOW_SECONDS * 2)
     assert lone.ask(0, SIZE) == alone.SLICE
+    lone.close()
+
+
+def test_pieces_with_a_small_gap_come_once_more(directory: int):
+    lone = alone.Alone(MADE, directory)
+    piece = MADE.piece
+    few = piece // 20
+    assert lone.ask(few, piece) == piece  # such as the head of a pack, which nobody wants
+    assert lone.ask(piece + piece // 2, 2 * piece) == 2 * piece
+    assert not lone.is_settled(0, piece - few)
+    assert lone.is_settled(1, piece // 2)
+    assert not lone.is_settled(1, piece // 2 + 1)  # more of it will be asked for
     lone.close()
 
 
