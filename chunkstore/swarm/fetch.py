@@ -66,6 +66,8 @@ class Fetch:
         self.way = way
         self.has_joined = way is Way.SWARM
         """Whether it ever was in a swarm."""
+        self.is_entered = False
+        """Whether the session has it: before, there is no status to judge by."""
         self.late: Callable[[int, bytes], None] = lambda _piece, _data: None
         """Takes whole pieces that a node alone had asked for when the crowd came."""
         self.wants_more: Callable[[], None] = lambda: None
@@ -238,6 +240,9 @@ class Fetch:
         if self.way is Way.ASKING and now - self.last > NOBODY_SECONDS:
             self.go_alone()
         if self.way in {Way.ASKING, Way.ALONE, Way.DIRECT} or not self.missing:
+            return self.way
+        if not self.is_entered:
+            self.last = now
             return self.way
         if status is None:
             self.give_up()

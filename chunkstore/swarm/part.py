@@ -103,6 +103,7 @@ class Part:
         order = fetch.join()
         wanted = priorities(found.pieces, order, fetch.rank, fetch.crowd)
         session.fetch(found, self._cache.path, wanted)
+        fetch.is_entered = True
 
     def _opened(self) -> Session:
         with self._opening:
