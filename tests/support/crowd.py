@@ -23,6 +23,7 @@ from chunkstore.swarm.settings import SessionSettings, SwarmSettings
 from support import stores
 
 LOOPBACK = SessionSettings(addresses=("127.0.0.1",), ports=(20_000, 29_999))
+LOOPBACK_6 = replace(LOOPBACK, addresses=("::1",))
 
 
 @dataclass
@@ -83,8 +84,15 @@ class Rig:
         return Node(self.place / name, SwarmSettings(**settings))
 
     @contextmanager
-    def server(self, *, seeds: bool = True, limit: int = 0, **service: Any) -> Iterator[str]:
-        """Serve the store, with the first seed unless told otherwise."""
+    def server(
+        self,
+        *,
+        seeds: bool = True,
+        limit: int = 0,
+        session: SessionSettings = LOOPBACK,
+        **service: Any,
+    ) -> Iterator[str]:
+        """Serve the store where a session listens, with the first seed unless told otherwise."""
 
         def extend(app: web.Application) -> None:
             for name, value in service.items():
@@ -92,11 +100,11 @@ class Rig:
             if seeds:
                 from chunkstore.swarm.seed import FirstSeed
 
-                settings = replace(LOOPBACK, limit_upload=limit)
+                settings = replace(session, limit_upload=limit)
                 trackers = service.get("trackers", ())
                 app[SERVICE].seed = lambda: FirstSeed(str(self.root), settings, trackers)
 
-        with running(self.root, extend=extend) as url:
+        with running(self.root, session.addresses[0], extend=extend) as url:
             yield url
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,6 +14,10 @@ from support import stores
 from support.crowd import Rig
 
 from chunkstore.storage.store import Store
+from chunkstore.swarm import fetch
+
+# Machines on one switch, as network namespaces.
+sys.path.insert(0, str(stores.PROJECT / "bench/swarm"))
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +44,10 @@ def rig(made: Path, tmp_path: Path) -> Iterator[Rig]:
     with ExitStack() as stack:
         store = stack.enter_context(closing(Store(str(tmp_path / "rig/store"))))
         yield Rig(tmp_path, store, tmp_path / "rig/tree")
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to come by swarm does, however much this machine has to do."""
+    for name in ("NOBODY_SECONDS", "FIRST_SECONDS", "STALL_SECONDS"):
+        monkeypatch.setattr(fetch, name, 60.0)

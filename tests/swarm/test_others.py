@@ -4,61 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support import stores
+from links import missing, network
+from support.clients import (
+    ARIA2,
+    IMGSTORE,
+    SOON,
+    ended,
+    fetched,
+    is_whole,
+    needs,
+    served,
+    transmission,
+    wait_for,
+)
 from support.crowd import Rig
 from support.servers import free_port
 from support.trees import assert_same
-
-sys.path.insert(0, str(stores.PROJECT / "bench/swarm"))
-from links import Machine, missing, network
-
-SOON = 60.0
-IMGSTORE = (sys.executable, "-m", "imgstore")
-
-
-def needs(program: str, package: str) -> Any:
-    return pytest.mark.skipif(
-        shutil.which(program) is None, reason=f"needs {program}: Debian's {package}"
-    )
-
-
-@contextmanager
-def ended(
-    process: subprocess.Popen[bytes], number: int = signal.SIGTERM
-) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        yield process
-    finally:
-        process.send_signal(number)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_for(what: Callable[[], bool], name: str) -> None:
-    until = time.monotonic() + SOON
-    while not what():
-        assert time.monotonic() < until, f"{name} took too long"
-        time.sleep(0.1)
-
-
-ARIA2 = (
-    *("aria2c", "--no-conf", "--quiet", "--seed-time=0", "--enable-dht=false", "--check-integrity"),
-    *("--bt-enable-lpd=false", "--enable-peer-exchange=false", "--follow-torrent=mem"),
-)
 
 
 @needs("aria2c", "aria2")
@@ -75,49 +42,6 @@ def test_aria2_downloads_a_pack(rig: Rig, tmp_path: Path, seeds: bool):
             timeout=SOON,
         )
     assert (tmp_path / found.name).read_bytes() == rig.data(found)
-
-
-@contextmanager
-def served(rig: Rig, machine: Machine, *options: str) -> Iterator[str]:
-    command = [*IMGSTORE, "--store", str(rig.root), "serve", *options]
-    command += ["--listen", f"{machine.address}:8730"]
-    with ended(machine.start(command, stdout=subprocess.PIPE)) as server:
-        assert server.stdout is not None
-        assert b"serving" in server.stdout.readline()
-        yield f"http://{machine.address}:8730"
-        server.stdout.close()
-
-
-@contextmanager
-def transmission(machine: Machine, url: str, pack: str, place: Path) -> Iterator[None]:
-    """Debian's transmission fetches a pack, and seeds it once it has all of it.
-
-    Without uTP: as long as it tries that it never gets to TCP.
-    """
-    watched, config = place / "watched", place / "config"
-    for folder in (watched, config):
-        folder.mkdir(parents=True)
-    (watched / "one.torrent").write_bytes(fetched(machine, f"{url}/packs/{pack}.torrent"))
-    own = {"download-dir": str(place), "watch-dir": str(watched), "watch-dir-enabled": True}
-    switches = ("utp", "dht", "lpd", "pex", "rpc", "port-forwarding")
-    own |= {f"{name}-enabled": False for name in switches}
-    (config / "settings.json").write_text(json.dumps(own))
-    command = ["transmission-daemon", "-f", "-g", str(config)]
-    with (place / "log").open("wb") as log:
-        process = machine.start(command, stdout=log, stderr=log)
-        with ended(process, signal.SIGKILL):  # it takes its time over anything else
-            yield
-
-
-def fetched(machine: Machine, url: str) -> bytes:
-    code = "import sys,urllib.request as u; sys.stdout.buffer.write(u.urlopen(sys.argv[1]).read())"
-    with machine.start([sys.executable, "-c", code, url], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        return process.stdout.read()
-
-
-def is_whole(path: Path, data: bytes) -> bool:
-    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
 
 
 @needs("transmission-daemon", "transmission-daemon")
