@@ -18,6 +18,7 @@
     part        a node's part in swarms: announced, watched, joined when it pays
     reader      a reader that takes packs from the swarm, and goes on over HTTP by itself
     giving      what a node goes on giving after a pull
+    confine     giving up what a process that only gives has no need of
     seed        the first seed, beside a server
 
 Nothing here is believed: chunks are checked by their own digests wherever they came from. Only

@@ -65,19 +65,22 @@ def give(
     stopping: threading.Event,
     on_ready: Callable[[int, int], None] = lambda _packs, _port: None,
     opened: Callable[[str], Tracker] = Tracker,
+    on_cache: Callable[[int], None] = lambda _directory: None,
     wait: bool = False,
 ) -> Given:
     """Give the packs in the cache at `path` until the terms are met, or `stopping` is set.
 
     `on_ready` hears how many packs there are and the port, once others can connect and have them;
-    `opened` makes the tracker at a URL. Raises `NotFound` when there is no cache, `Conflict` when
-    it is in use, unless `wait` says to wait until it is free, and `LocalError`.
+    `opened` makes the tracker at a URL; `on_cache` hears the cache's descriptor before anything is
+    done with it, and may `confine` this thread to it. Raises `NotFound` when there is no cache,
+    `Conflict` when it is in use, unless `wait` says to wait until it is free, and `LocalError`.
     """
     if not os.path.isdir(path):
         raise NotFound(f"nothing came from a swarm to {path}", name=path)
     cache = _opened(path, stopping, wait=wait)
     if cache is None:
         return Given(0, 0, 0, "stopped")
+    on_cache(cache.directory)
     with closing(cache), closing(Session(settings)) as session:
         giver = _Giver(cache, session)
         with Presence(session, giver.heard, opened) as presence:

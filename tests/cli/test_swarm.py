@@ -108,6 +108,33 @@ def test_a_node_gives_on_after_its_pull_and_is_stopped(
         assert imgstore("swarm", url).err == f"imgstore: nobody is in a swarm of {url}\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.usefixtures("_patient")
+def test_who_goes_on_giving_has_no_powers(
+    store: Path, tmp_path: Path, pulled: Callable[..., Ended]
+):
+    """Below a directory that root can't pass without them. It gives and is stopped as ever."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o700)
+    os.chown(theirs, 12_345, 12_345)
+    node = theirs / "node"
+    with served(store, "--limit-upload", "3M") as url:
+        pulled(url, "theirs/node", "--transport", "swarm")
+        giver = int((node / ".imgstore/swarm/lock").read_text())
+        threads = list(Path(f"/proc/{giver}/task").iterdir())
+        assert len(threads) > 2
+        for thread in threads:
+            lines = (thread / "status").read_text().splitlines()
+            said = dict(line.split(":\t", 1) for line in lines)
+            kinds = [said[f"Cap{kind}"] for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")]
+            assert set(kinds) == {"0" * 16}, thread.name
+            assert said["NoNewPrivs"] == "1"
+        second = pulled(url, "second", "--transport", "swarm", "--no-seed").document
+        assert second["swarm"]["from_peers"] > 0
+        assert imgstore("seed", "--stop", node, "--json").document["stopped"] is True
+        assert not cached(node)
+
+
 @pytest.mark.usefixtures("_patient")
 def test_a_store_with_a_token_has_a_tracker_with_the_same(
     store: Path, tmp_path: Path, pulled: Callable[..., Ended]

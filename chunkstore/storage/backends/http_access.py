@@ -52,6 +52,11 @@ class Access:
             raise Usage("the token holds other characters than ASCII, or blanks")
         return f"Bearer {self.token}"
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that `context` reads."""
+        return tuple(filter(None, (self.authority, self.certificate, self.key)))
+
     def context(self, *, is_home: bool) -> ssl.SSLContext:
         """How to check a server, and at home to say who we are. Raises `LocalError`."""
         try:
@@ -59,7 +64,7 @@ class Access:
             if is_home and self.certificate:
                 context.load_cert_chain(self.certificate, self.key or None)
         except (OSError, ssl.SSLError) as error:
-            names = ", ".join(filter(None, (self.authority, self.certificate, self.key)))
+            names = ", ".join(self.files)
             reason = error.strerror or error.__class__.__name__
             raise LocalError(f"can't use the certificates in {names}: {reason}") from error
         return context

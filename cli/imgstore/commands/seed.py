@@ -24,6 +24,7 @@ def run(options: Namespace, output: Output) -> int:
     if options.background and os.fork():
         # Whoever started us waits for this end, and not for that of our child.
         os._exit(0)
+    from chunkstore.swarm.confine import confine
     from chunkstore.swarm.giving import Terms, give
     from chunkstore.swarm.tracking import Tracker
     from chunkstore.worktree.remembered import remembered
@@ -49,11 +50,14 @@ def run(options: Namespace, output: Output) -> int:
     terms = Terms(options.seed_time, options.seed_ratio, is_background, is_background)
     known = remembered(options.directory)
     home, said = known.remote if known is not None else "", access(options)
+    # Once confined, a resolv.conf that somebody puts in the place of this one can't be read.
+    os.environ["RES_OPTIONS"] = f"{os.environ.get('RES_OPTIONS', '')} no-reload".strip()
     given = give(
         *(path, session_settings(options), terms),
         opened=lambda url: Tracker(url, home=home if "://" in home else "", access=said),
         stopping=stopping,
         on_ready=ready,
+        on_cache=lambda directory: confine(directory, said.files if said is not None else ()),
         wait=not is_background,
     )
     if not is_background and not output.as_json:
