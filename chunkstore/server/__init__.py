@@ -6,14 +6,15 @@ packs' swarms. Other routes (node reports, status page) can be added to the same
 application and share its limits. Nodes trust none of this: they check signatures
 and digests themselves.
 
-Read on in this order: `run`, `entry`, `guard`, `delivery`, `sendfile`, `files`, `public`,
-`ranges`, `tracker`, `torrents`.
+Read on in this order: `run`, `entry`, `proxies`, `guard`, `delivery`, `sendfile`, `files`,
+`public`, `ranges`, `tracker`, `torrents`.
 """
 
 from chunkstore.server.entry import Entry
 from chunkstore.server.files import application
 from chunkstore.server.guard import Access, OnRequest
 from chunkstore.server.limits import Limits
+from chunkstore.server.proxies import Proxies
 from chunkstore.server.run import Address, base_url, running, serve_forever
 from chunkstore.server.tracker import SERVICE, SwarmService
 
@@ -24,6 +25,7 @@ __all__ = [
     "Entry",
     "Limits",
     "OnRequest",
+    "Proxies",
     "SwarmService",
     "application",
     "base_url",

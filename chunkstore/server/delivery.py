@@ -21,6 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from chunkstore.server.guard import FIXED_HEADERS, Access, Connection, logger
 from chunkstore.server.limits import Limits
+from chunkstore.server.proxies import Proxies
 from chunkstore.server.sendfile import sendfile
 
 # A piece is what a deadline is set for. Smaller ones find a stalled reader
@@ -47,7 +48,7 @@ class FileResponse(web.StreamResponse):
         self.on_end()
 
 
-def delivering(limits: Limits) -> Middleware:
+def delivering(limits: Limits, proxies: Proxies) -> Middleware:
     """The outermost middleware of the application."""
 
     @web.middleware
@@ -64,7 +65,8 @@ def delivering(limits: Limits) -> Middleware:
         finally:
             if connection is not None:
                 if sending is not None:
-                    connection.guard.report(sending.access(time.monotonic() - started))
+                    seconds = time.monotonic() - started
+                    connection.guard.report(sending.access(proxies.client(request), seconds))
                 connection.end()
         return response
 
@@ -128,10 +130,10 @@ class _Sending:
                 if self._request.transport is not None:
                     self._request.transport.abort()
 
-    def access(self, seconds: float) -> Access:
+    def access(self, peer: str, seconds: float) -> Access:
         request = self._request
         return Access(
-            peer=request.remote or "",
+            peer=peer,
             method=request.method,
             path=request.raw_path,
             status=self._response.status,

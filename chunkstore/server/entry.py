@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hmac
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from chunkstore.errors import LocalError, Usage
+from chunkstore.server.proxies import Proxies
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,15 @@ class Entry:
 
     `token`: they have to send it as a bearer token. `certificate` and `key`:
     files for TLS. `authority`: a file with the certificates of those who vouch
-    for clients, who then need a certificate.
+    for clients, who then need a certificate. `proxies`: who stands before this
+    server and is believed about who comes.
     """
 
     token: str = ""
     certificate: str = ""
     key: str = ""
     authority: str = ""
+    proxies: Proxies = field(default_factory=Proxies)
 
     def __repr__(self) -> str:
         # The token must not get into a traceback.

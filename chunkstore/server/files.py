@@ -29,6 +29,7 @@ from chunkstore.objects.names import NAME
 from chunkstore.server.delivery import FileResponse, delivering, refuse_bodies
 from chunkstore.server.entry import asking
 from chunkstore.server.limits import Limits
+from chunkstore.server.proxies import Proxies
 from chunkstore.server.public import DELTA_FILE, DIGEST, ROOT_VERSION, PublicTree
 from chunkstore.server.ranges import (
     UnsatisfiableRangeError,
@@ -53,16 +54,19 @@ _ABOUT: Final = (
 )
 
 
-def application(store_root: Path, limits: Limits, *, token: str = "") -> web.Application:
+def application(
+    store_root: Path, limits: Limits, *, token: str = "", proxies: Proxies | None = None
+) -> web.Application:
     """The server of the store at `store_root`, to which routes may be added.
 
     Added routes get the same delivery, limits and access log, and want the same
-    `token`, if there is one. The directory
+    `token`, if there is one; `proxies` are believed about who asks. The directory
     is opened when the application starts, which raises OSError if it can't be.
     """
     asked = [asking(token)] if token else []
-    app = web.Application(middlewares=[delivering(limits), *asked, refuse_bodies])
-    tracker = Tracker(store_root, SwarmService())
+    believed = proxies or Proxies()
+    app = web.Application(middlewares=[delivering(limits, believed), *asked, refuse_bodies])
+    tracker = Tracker(store_root, SwarmService(), believed)
     tracker.add_routes(app)
     files = _Files(store_root, tracker)
     app.cleanup_ctx.append(files.lifetime)

@@ -134,7 +134,7 @@ def base_url(address: Address, *, is_encrypted: bool = False) -> str:
 def _build(
     store_root: Path, limits: Limits, extend: Extend | None, entry: Entry
 ) -> web.Application:
-    app = application(store_root, limits, token=entry.token)
+    app = application(store_root, limits, token=entry.token, proxies=entry.proxies)
     if extend is not None:
         extend(app)
     return app

@@ -6,7 +6,8 @@
     /deltas/<id>.torrent  the same of a delta pack
     /swarm                all that is going on, as JSON for people's programs
 
-Promises: no swarm but those of this store's packs; a peer is where its connection came from. While
+Promises: no swarm but those of this store's packs; a peer is where its connection came from, or
+where a proxy that is believed says so. While
 a node is one of many in the swarm of a pack, what it reads of that pack over HTTP waits for one of
 a few places: when a swarm gives out, the crowd comes back one by one. The rest is bounded by
 `crowd`.
@@ -29,10 +30,12 @@ from aiohttp import hdrs, web
 from chunkstore.errors import Corrupt
 from chunkstore.objects import bencode
 from chunkstore.objects.torrent import Torrent
+from chunkstore.server.proxies import Proxies, facing
 from chunkstore.server.public import DIGEST, PublicTree
 from chunkstore.server.torrents import Torrents
 from chunkstore.swarm.announce import Peer, failure, parse_announce, parse_scrape
 from chunkstore.swarm.crowd import Crowd, CrowdLimits, Full
+from chunkstore.swarm.settings import EVERYWHERE
 
 FALLBACKS: Final = 16
 """Ranges of packs sent at once to nodes that are in those packs' swarms."""
@@ -47,7 +50,12 @@ class Seed(Protocol):
 
     @property
     def port(self) -> int:
-        """Where it listens, on the addresses of the server."""
+        """Where it listens, on its addresses."""
+        ...
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Those of this machine's at which it listens; `EVERYWHERE` for all."""
         ...
 
     def offer(self, torrent: Torrent, folder: str) -> None:
@@ -83,9 +91,10 @@ SERVICE: Final = web.AppKey("swarm", SwarmService)
 class Tracker:
     """The routes. `lifetime` belongs into the application's clean-up."""
 
-    def __init__(self, store_root: Path, service: SwarmService) -> None:
+    def __init__(self, store_root: Path, service: SwarmService, proxies: Proxies) -> None:
         self._store_root = store_root
         self._service = service
+        self._proxies = proxies
         self._chance = random.Random()
         self._places = asyncio.Semaphore(FALLBACKS)
         self._tree: PublicTree
@@ -121,19 +130,30 @@ class Tracker:
             pack_id = await self._torrents.pack_of(said.info_hash)
             if pack_id is None:
                 return _bencoded(failure("no pack of this store has that info hash"))
-            reply = self._crowd.announce(said, _address(request), time.monotonic())
+            address = _packed(self._proxies.client(request))
+            reply = self._crowd.announce(said, address, time.monotonic())
         except (Corrupt, Full) as error:
             return _bencoded(failure(str(error)))
         if self._seed is not None and said.left and said.event != "stopped":
             with suppress(OSError, Corrupt):  # the pack may have gone meanwhile
                 folder = self._torrents.folder(pack_id)
                 self._seed.offer(await self._torrents.of_pack(pack_id, folder), folder)
-                # Where this client reached us, it reaches the seed.
-                first = Peer(_local_address(request), self._seed.port)
+                first = Peer(_packed(self._seed_address(request)), self._seed.port)
                 reply = reply._replace(peers=(first, *reply.peers), first=first)
         if self._seed is not None:
             reply = reply._replace(seeds=reply.seeds + 1)
         return _bencoded(reply.encode())
+
+    def _seed_address(self, request: web.Request) -> str:
+        """Where this client reaches the first seed, "" for nowhere. Raises `OSError`."""
+        assert self._seed is not None
+        client = self._proxies.client(request)
+        # Where it reached us; or where it would, were it not for the proxy.
+        here = facing(client) if self._proxies.has_passed(request) else _local_address(request)
+        kin = [place for place in self._seed.addresses if (":" in place) == (":" in here)]
+        if here in kin or not set(EVERYWHERE).isdisjoint(kin):
+            return here
+        return kin[0] if kin else ""
 
     async def scrape(self, request: web.Request) -> web.StreamResponse:
         """BEP 48, of swarms that are named."""
@@ -161,7 +181,7 @@ class Tracker:
             found = await self._torrents.of_pack(bytes.fromhex(request.match_info["pack"]), folder)
         except (FileNotFoundError, Corrupt) as error:
             raise web.HTTPNotFound from error
-        here = f"{request.scheme}://{request.host}"
+        here = f"{self._proxies.scheme(request)}://{request.host}"
         has_name = request.host and request.host.isascii() and len(request.host) < 256
         own = (f"{here}/announce",) if has_name else ()
         seeds = (f"{here}/{folder}/{found.name}",) if has_name and self._seed is None else ()
@@ -213,7 +233,10 @@ class Tracker:
         if not self._crowd.peers:
             return None
         found = self._torrents.known(bytes.fromhex(pack))
-        if found is None or not self._crowd.is_one_of_many(found, _address(request)):
+        client = self._proxies.client(request)
+        if found is None or not client:
+            return None
+        if not self._crowd.is_one_of_many(found, _packed(client)):
             return None
         async with asyncio.timeout(TURN_SECONDS):
             await self._places.acquire()
@@ -225,14 +248,10 @@ def _query(request: web.Request) -> str:
     return request.raw_path.partition("?")[2]
 
 
-def _address(request: web.Request) -> bytes:
-    return _packed(request.remote or "")
-
-
-def _local_address(request: web.Request) -> bytes:
+def _local_address(request: web.Request) -> str:
     transport = request.transport
     name = transport.get_extra_info("sockname") if transport is not None else None
-    return _packed(name[0] if name else "")
+    return str(name[0]) if name else ""
 
 
 def _packed(host: str) -> bytes:

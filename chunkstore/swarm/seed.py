@@ -35,6 +35,7 @@ class FirstSeed:
         self._trackers = trackers
         self._session = Session(settings)
         self.port = self._session.port
+        self.addresses = settings.addresses
         self._presence = Presence(self._session, self._heard) if trackers else None
         if self._presence is not None:
             self._presence.__enter__()

@@ -129,6 +129,7 @@ class StillSeed:
     """A seed that only notes what it is asked to offer."""
 
     port = 6999
+    addresses = ("127.0.0.1",)
 
     def __init__(self) -> None:
         self.offered: list[str] = []

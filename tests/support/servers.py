@@ -165,3 +165,56 @@ def nginx(store: Path, work: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.communicate()
+
+
+PROXYING = """
+daemon off; worker_processes 1; pid {work}/pid; error_log {work}/error.log;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    client_body_temp_path {work}; proxy_temp_path {work}; fastcgi_temp_path {work};
+    uwsgi_temp_path {work}; scgi_temp_path {work};
+    server {{
+        listen {host}:{port};
+        location / {{
+            proxy_pass {url};
+{settings}
+        }}
+    }}
+}}
+"""
+
+
+def proxy_settings() -> str:
+    """What docs/administration.md says to put into nginx."""
+    text = (Path(__file__).parents[2] / "docs/administration.md").read_text()
+    lines = [line.strip() for line in text.splitlines() if line.startswith("        proxy_")]
+    assert any("X-Forwarded-For" in line for line in lines)
+    return "\n".join(line for line in lines if not line.startswith("proxy_pass"))
+
+
+@contextmanager
+def proxied(
+    url: str,
+    work: Path,
+    host: str = "127.0.0.1",
+    start: Callable[[list[str]], subprocess.Popen[bytes]] = subprocess.Popen,
+) -> Iterator[str]:
+    """Debian's nginx before the server at `url`, set as the documentation says."""
+    work.chmod(0o755)
+    port = free_port()
+    config = work / "nginx.conf"
+    text = PROXYING.format(work=work, host=host, port=port, url=url, settings=proxy_settings())
+    config.write_text(text)
+    server = start(["nginx", "-c", str(config), "-p", str(work)])
+    try:
+        until = time.monotonic() + SOON
+        # Written once it listens.
+        while not (work / "pid").exists():
+            assert server.poll() is None, (work / "error.log").read_text()
+            assert time.monotonic() < until, "nginx does not start"
+            time.sleep(0.02)
+        yield f"http://{host}:{port}"
+    finally:
+        server.terminate()
+        server.wait()

@@ -29,17 +29,20 @@ def run(options: Namespace, output: Output) -> int:
     host, port = _address(options.listen)
     store = open_store(options, output)
     try:
-        from chunkstore.server import SERVICE, Entry, base_url, serve_forever
+        from chunkstore.server import SERVICE, Entry, Proxies, base_url, serve_forever
     except ModuleNotFoundError as error:
         raise LocalError(
             f"serving needs the Python package {error.name}: pip install 'imgstore[serve]'"
         ) from error
+
+    from chunkstore.swarm.settings import parse_network
 
     entry = Entry(
         token=read_token(options.token_file) if options.token_file else "",
         certificate=options.tls_cert or "",
         key=options.tls_key or "",
         authority=options.client_ca or "",
+        proxies=Proxies(tuple(map(parse_network, options.proxies))),
     )
     seeding = _seeding(options, host, store.root, output)
 
@@ -86,7 +89,7 @@ def _seeding(
     from chunkstore.swarm.settings import parse_address
 
     settings = session_settings(options)
-    if not options.peer_listen and host:
+    if not options.peer_listen and host and not options.proxies:
         # Where nodes reach the server, and nowhere else.
         with suppress(Usage):
             settings = replace(settings, addresses=(parse_address(host),))

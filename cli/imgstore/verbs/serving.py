@@ -41,6 +41,14 @@ def add_serving(verb: Maker) -> None:
     made.add_argument(
         "--client-ca", metavar="FILE", help="only for clients with a certificate by one of these"
     )
+    made.add_argument(
+        "--proxy",
+        metavar="NETWORK",
+        dest="proxies",
+        action="append",
+        default=[],
+        help="believe proxies of this network, such as 127.0.0.1, who a client is; repeatable",
+    )
     add_trackers(made)
     made.add_argument("--no-seed", action="store_true", help="track swarms, but seed none")
     add_peers(made)
