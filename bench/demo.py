@@ -193,7 +193,7 @@ def store_size(store: Path) -> int:
 
 
 def pull(*words: str | Path) -> int:
-    """Pull, say what moved, and return the bytes that came from the remote."""
+    """Pull, say what moved, and return the bytes that came: over HTTP and from the swarm."""
     print(f"$ imgstore pull {' '.join(map(str, words))}", flush=True)
     command = [*IMGSTORE, "--json", "pull", "--trust-first", *map(str, words)]
     report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
@@ -201,13 +201,19 @@ def pull(*words: str | Path) -> int:
         f"{name} {report[name]['chunks']} chunks ({report[name]['bytes'] / 1e6:.2f} MB)"
         for name in ("needed", "found", "fetched")
     )
-    print(f"{parts}; requests: {report['requests']}")
-    received: int = report["received_bytes"]
-    return received
+    swarm = report["swarm"]
+    ways = {
+        f"over HTTP in {report['requests']} requests": report["received_bytes"],
+        "from the server's seed": swarm["from_seed"],
+        "from peers": swarm["from_peers"],
+    }
+    came = ", ".join(f"{size / 1e6:.2f} MB {way}" for way, size in ways.items())
+    print(f"{parts}; {came}")
+    return sum(ways.values())
 
 
 def pull_nodes(work: Path, first: Path, image: Path, table: Table) -> list[bool]:
-    """Install two nodes over HTTP and update them; whether each was what it should be."""
+    """Install two nodes and update them, each alone; whether each was what it should be."""
     same = []
     with serving(work / "serve.log") as url:
         for node in ("node1", "node2"):
