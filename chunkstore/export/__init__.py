@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from chunkstore import fsio
 from chunkstore.archive import compression, sidecar
 from chunkstore.errors import Usage, local_errors
 from chunkstore.export.output import Counted, replacing
@@ -61,7 +60,8 @@ def export(
             report = _write(stream, file, form, level, sidecar=beside)
             if beside is not None:
                 # Before the archive: a new archive beside an old list could leave files behind.
-                fsio.write_durably(beside, sidecar.encode(stream.removals))
+                with replacing(beside) as listed:
+                    listed.write(sidecar.encode(stream.removals))
         return report
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ from chunkstore.archive.header import BLOCK_SIZE, header
 from chunkstore.archive.layout import Blob, Layer
 from chunkstore.archive.tar import TarWriter
 from chunkstore.errors import Usage, local_errors
-from chunkstore.export.output import Hashed, replacing
+from chunkstore.export.output import Hashed, replacing, replacing_folder
 from chunkstore.export.report import ExportReport
 from chunkstore.export.stream import Stream, Tree, tree_id, tree_time
 from chunkstore.objects.entry import DIRECTORY, FILE, Entry
@@ -117,18 +116,15 @@ def _opened(path: str) -> Iterator[_Place]:
         return
     if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
         raise Usage(f"{path} is there: an image layout needs a new or empty directory, or a .tar")
-    temporary = os.path.join(os.path.dirname(path) or ".", fsio.fresh_name())
-    place = _Folder(temporary)
-    try:
-        yield place
+    with replacing_folder(path) as temporary:
+        place = _Folder(temporary)
+        try:
+            yield place
+        finally:
+            place.close()
         # The blobs are durable by now, and their names with this: they lie in two directories.
         for folder in (layout.BLOBS, os.path.dirname(layout.BLOBS), ""):
             fsio.sync_directory(os.path.join(temporary, folder))
-        os.rename(temporary, path)
-        fsio.sync_directory(os.path.dirname(path) or ".")
-    except BaseException:
-        place.abandon()
-        raise
 
 
 class _Folder:
@@ -150,18 +146,15 @@ class _Folder:
         return self._file
 
     def finish(self, blob: Blob) -> None:
-        self._close()
-        fsio.move_durably(self._place("layer"), self._place(f"{layout.BLOBS}/{blob.digest}"))
-
-    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
+        fsio.move_durably(self._place("layer"), self._place(f"{layout.BLOBS}/{blob.digest}"))
 
-    def abandon(self) -> None:
-        """Take away what was written."""
-        with suppress(OSError):
-            self._close()
-        shutil.rmtree(self._path, ignore_errors=True)
+    def close(self) -> None:
+        """Let go of a blob that was begun and not finished."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
 
 
 class _Archive:

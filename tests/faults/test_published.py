@@ -36,7 +36,7 @@ def read(folder: Path) -> Files:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".new-")
+        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".export-")
     }
 
 
@@ -216,9 +216,8 @@ class Site:
         is_there = self.case.name == "layout" and there == self.new
         if again.code != (2 if is_there else 0):
             return [f"run again: exit code {again.code}: {again.err}"]
-        if self.case.judge is of_publish and any(
-            name.startswith(".") for name in os.listdir(seen / "www")
-        ):
+        # Only a layout that is whole has no next run to take them away.
+        if not is_there and any(name.startswith(".") for name in os.listdir(seen / "www")):
             return ["run again: leftovers"]
         return [] if read(seen / "www") == self.new else ["run again: other files"]
 

@@ -70,7 +70,8 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Fault:
-    """What shall happen at a call: `before` or `after` it a SIGKILL, else an errno's name."""
+    """What shall happen at a call: `before` or `after` it a SIGKILL, else an errno's or another
+    signal's name."""
 
     what: str
     call: Call
@@ -85,7 +86,10 @@ class Fault:
     def options(self) -> tuple[str, ...]:
         """What to tell strace."""
         name, when, file = self.call
-        how = {BEFORE: "signal=KILL", AFTER: "delay_exit=60s"}.get(self.what, f"error={self.what}")
+        is_signal = self.what.startswith("SIG")
+        how = {BEFORE: "signal=KILL", AFTER: "delay_exit=60s"}.get(
+            self.what, f"{'signal' if is_signal else 'error'}={self.what}"
+        )
         injection = f"inject={name}:{how}:when={when}{'+' * self.lasting}"
         return ("-e", f"trace={name}", "-e", injection, *(("-P", file) if file else ()))
 
