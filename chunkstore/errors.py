@@ -8,6 +8,7 @@
     │   └── DamagedState what a node remembers of its tree is damaged, and no remote is to blame
     ├── Untrusted        bytes are whole but nobody who may has vouched for them
     ├── TransferError    a remote did not deliver
+    │   └── Unreachable  there is no such host, or no server on it
     └── LocalError       this machine refused: space, permission, a missing library
         ├── Conflict     somebody else holds, or changed, what we wanted to change
         └── HookFailed   a program the administrator wants run says no
@@ -66,6 +67,14 @@ class TransferError(ChunkstoreError):
     def __init__(self, message: str, *, retryable: bool = True) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+
+class Unreachable(TransferError):
+    """There is no such host, or nothing listens at `port` there: then that is not None."""
+
+    def __init__(self, message: str, *, port: int | None = None) -> None:
+        super().__init__(message)
+        self.port = port
 
 
 class LocalError(ChunkstoreError):

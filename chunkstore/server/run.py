@@ -152,7 +152,8 @@ async def _listening(
     """Serve `app` while the block runs; gives the bound addresses."""
     guard = Guard(limits, on_request)
     runner = web.AppRunner(app, shutdown_timeout=limits.stop_seconds)
-    listeners: list[socket.socket] = []
+    # First of all: what the application opens may want the same address, and tells less of it.
+    listeners = _bind(host, port, limits.backlog)
     tasks: list[asyncio.Task[None]] = []
     shaking: set[asyncio.Task[None]] = set()
     try:
@@ -160,7 +161,6 @@ async def _listening(
         server = runner.server
         if server is None:
             raise RuntimeError("aiohttp's runner has no server after setup")
-        listeners = _bind(host, port, limits.backlog)
         tasks.append(asyncio.create_task(guard.reap()))
         tasks += [
             asyncio.create_task(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from chunkstore.storage.catalog import Catalog, Place
 
 _SHORTEST_PREFIX = 4
+_SHOWN_TAGS = 8
 Parsed = TypeVar("Parsed")
 
 
@@ -133,7 +134,7 @@ class Repository:
     def _by_prefix(self, ref: Ref, spec: Spec) -> bytes:
         prefix = spec.tag
         if len(prefix) < _SHORTEST_PREFIX or prefix.strip("0123456789abcdef"):
-            raise NotFound(f"image {spec.image!r} has no tag {prefix!r}", name=str(spec))
+            raise NotFound(_no_tag(ref, spec, "tag"), name=str(spec))
         found: set[bytes] = set()
         seen: set[bytes] = set()
         for tag in ref.tags:
@@ -144,7 +145,7 @@ class Repository:
                 if resolved.id.hex().startswith(prefix):
                     found.add(resolved.id)
         if not found:
-            raise NotFound(f"image {spec.image!r} has no tag or version {prefix!r}", name=str(spec))
+            raise NotFound(_no_tag(ref, spec, "tag or version"), name=str(spec))
         if len(found) > 1:
             raise NotFound(f"{spec}: more than one version begins so", name=str(spec))
         return found.pop()
@@ -188,6 +189,13 @@ class Repository:
         size = self.reader.size(name)
         footer = self.reader.get(name, max(size - pack.FOOTER.size, 0), size)
         return size, *pack.index_extent(footer, size, name)
+
+
+def _no_tag(ref: Ref, spec: Spec, what: str) -> str:
+    names = [tag.name for tag in ref.tags]
+    more = f" and {len(names) - _SHOWN_TAGS} more" if len(names) > _SHOWN_TAGS else ""
+    tags = ", ".join(names[:_SHOWN_TAGS])
+    return f"image {spec.image!r} has no {what} {spec.tag!r}; its tags are {tags}{more}"
 
 
 class RemoteLocator:

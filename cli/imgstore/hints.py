@@ -14,6 +14,7 @@ from chunkstore.errors import (
     LocalError,
     NotFound,
     TransferError,
+    Unreachable,
     Unsupported,
 )
 
@@ -24,15 +25,19 @@ _BY_ERRNO: Final = {
     errno.EPERM: "run it as somebody who may, such as root",
     errno.EROFS: "mount it so that it can be written",
     errno.EIO: "the disk fails: 'dmesg' tells more",
+    errno.EADDRINUSE: "another program has that port: 'ss -ltnp' tells which",
+    errno.EADDRNOTAVAIL: "name one of this machine ('ip address' lists them), or 0.0.0.0 for all",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+_REMOTE: Final = ("pull", "rollback", "verify")
+"""Verbs that look for images on a node's remote."""
 
 
 def next_step(error: BaseException, verb: str) -> str:
     """Half a line, or nothing when the error says it all."""
     match error:
-        case NotFound(name=name) if verb != "pull":
-            return _where_to_look(name)
+        case NotFound(name=name):
+            return _where_to_look(name, "on the remote's store " if verb in _REMOTE else "")
         case Unsupported() | DamagedState() | Conflict():
             return ""
         case Corrupt() if verb == "import":
@@ -40,6 +45,11 @@ def next_step(error: BaseException, verb: str) -> str:
         case Corrupt():
             place = "on the remote's store" if verb == "pull" else "to learn what is affected"
             return "" if verb == "verify" else f"run 'imgstore verify' {place}"
+        case Unreachable(port=None):
+            return "check the name"
+        case Unreachable():
+            serve = "'imgstore serve': 8730"
+            return f"check that the server runs there and that this is its port ({serve})"
         case TransferError(retryable=True) if verb == "pull":
             return "run it again: it goes on where it stopped"
         case HookFailed(stage="pre-apply"):
@@ -52,8 +62,9 @@ def next_step(error: BaseException, verb: str) -> str:
             return ""
 
 
-def _where_to_look(name: str) -> str:
+def _where_to_look(name: str, where: str) -> str:
+    """`where` the image was looked for, if that is not the store of this command."""
     if name.startswith("images/"):
-        return "'imgstore images' lists what there is"
+        return f"'imgstore images' {where}lists what there is"
     image, colon, _ = name.partition(":")
-    return f"'imgstore log {image}' lists its versions and tags" if colon and image else ""
+    return f"'imgstore log {image}' {where}lists its versions and tags" if colon and image else ""

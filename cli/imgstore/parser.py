@@ -172,7 +172,7 @@ def build(only: str | None = None) -> _Parser:
         action=_Verb, dest="verb", required=True, metavar="VERB", title="verbs"
     )
 
-    def verb(name: str, text: str, *examples: str, more: str = "") -> _Parser:
+    def verb(name: str, text: str, *examples: str, more: str = "", usage: str = "") -> _Parser:
         if only not in (None, name):
             passed_over: _Parser = group.mention(name, text)
             return passed_over
@@ -183,6 +183,7 @@ def build(only: str | None = None) -> _Parser:
             prog=f"imgstore {name}",
             parents=[common],
             help=text,
+            usage=usage or None,
             description=about,
             epilog=shown,
         )

@@ -42,6 +42,8 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (errors.Unsupported("format 9"), 4, "format 9\n"),
         (errors.Untrusted("no signature"), 5, "no signature\n"),
         (errors.TransferError("cut"), 6, "cut\n"),
+        (errors.Unreachable("nobody", port=80), 6, "nobody; check that the server runs there"),
+        (errors.Unreachable("nobody", port=None), 6, "nobody; check the name\n"),
         (errors.LocalError("no room", errno=errno.ENOSPC), 7, "no room; make room"),
         (errors.Conflict("store is locked by process 7"), 7, "locked by process 7\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 7, "/x: Permission denied; run"),
@@ -287,3 +289,32 @@ def test_a_locale_that_knows_few_letters(
 
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert b"etc/\\u65e5\\u672c\n" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--forget"], "say which directory is to forget"),
+        (["--forget", "http://head:8730", "/srv/node"], "'imgstore trust --forget DIR'"),
+        (["--first"], "say which store to believe"),
+        (["http://head:8730"], "takes one of --key, --first and --forget"),
+    ],
+)
+def test_trust_used_wrongly_tells_what_it_takes(
+    run: Run, store: Path, arguments: list[str], said: str
+) -> None:
+    ended = run("trust", *arguments)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_trust_shows_its_three_uses(run: Run) -> None:
+    [uses] = run("trust", "--help").out.split("\n\n")[:1]
+
+    assert [line.rpartition("[OPTION]... ")[2] for line in uses.splitlines()] == [
+        "--key FILE|FINGERPRINT REMOTE [DIR]",
+        "--first REMOTE [DIR]",
+        "--forget DIR",
+    ]

@@ -169,8 +169,38 @@ def test_pull_from_nobody_is_a_failed_transfer(
     ended = run("pull", f"http://127.0.0.1:{port}/web", tmp_path / "node")
 
     assert (ended.code, ended.out) == (6, "")
-    assert f"127.0.0.1:{port}" in ended.err
+    assert f"nothing listens at 127.0.0.1:{port} " in ended.err
+    assert "check that the server runs there" in ended.err
     assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("web:nope", "no tag 'nope'; its tags are base, latest, v1; 'imgstore log web' on the re"),
+        ("web:beef12", "no tag or version 'beef12'; its tags are base, latest, v1; 'imgstore log"),
+        ("web~7", "does not go back that far; 'imgstore log web' on the remote's store lists"),
+        ("nope", "; 'imgstore images' on the remote's store lists what there is"),
+    ],
+)
+def test_pull_of_what_there_is_not_tells_what_there_is(
+    run: Run, shared: Path, tmp_path: Path, spec: str, said: str
+) -> None:
+    ended = run("pull", f"{shared.parent}/store/{spec}", tmp_path / "node")
+
+    assert ended.code == 3
+    assert said in ended.err
+
+
+def test_of_many_tags_the_first_are_told(run: Run, done: Run, web: Path) -> None:
+    for number in range(9):
+        done("tag", "web", f"many{number}")
+
+    ended = run("show", "web:nope")
+
+    assert "its tags are base, latest, many0, many1, many2, many3, many4, many5 and 4 more;" in (
+        ended.err
+    )
 
 
 def test_pull_of_a_directory_that_was_never_pulled(run: Run, shared: Path, tmp_path: Path) -> None:
@@ -216,6 +246,31 @@ def test_verify_of_a_directory_that_was_never_pulled(run: Run, tmp_path: Path) -
         ended = run("verify", place)
         assert (ended.code, ended.out) == (3, "")
         assert ended.err.count("\n") == 1
+
+
+def test_serve_where_this_machine_is_not(process: Callable[..., Process], shared: Path) -> None:
+    """The seed, which would listen there as well, does not complain first."""
+    store = shared.parent / "store"
+
+    ended = process("--store", store, "serve", "--listen", "192.0.2.1:8730").end()
+
+    assert (ended.code, ended.raw) == (7, b"")
+    assert ended.err.startswith("imgstore: can't serve at 192.0.2.1:8730: Cannot assign requested")
+    assert ended.err.endswith(
+        "; name one of this machine ('ip address' lists them), or 0.0.0.0 for all\n"
+    )
+    assert ended.err.count("\n") == 1
+
+
+def test_serve_at_a_port_that_is_taken(process: Callable[..., Process], shared: Path) -> None:
+    store = shared.parent / "store"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = process("--store", store, "serve", "--listen", place).end()
+
+    assert (ended.code, ended.raw) == (7, b"")
+    assert ended.err.startswith(f"imgstore: can't serve at {place}: Address already in use; ")
+    assert "'ss -ltnp'" in ended.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

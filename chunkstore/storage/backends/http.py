@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from chunkstore.errors import TransferError, Usage
+from chunkstore.errors import TransferError, Unreachable, Usage
 from chunkstore.storage.backend import Polled
 from chunkstore.storage.backends import check_name, check_range
 from chunkstore.storage.backends.http_access import Access
-from chunkstore.storage.backends.http_connection import Nobody, Reply
+from chunkstore.storage.backends.http_connection import Reply
 from chunkstore.storage.backends.http_pool import Meter, Pool, Traffic
 from chunkstore.storage.backends.http_range import (
     Wanted,
@@ -152,9 +152,11 @@ class HttpReader:
             except TransferError as error:
                 if not error.retryable or self._attempts == 1:
                     raise
-                is_strange = isinstance(error, Nobody) and not self._has_answered
+                is_strange = isinstance(error, Unreachable) and not self._has_answered
                 if attempt >= (_FIRST_KNOCKS if is_strange else self._attempts):
                     message = f"{error}; gave up after {attempt} attempts"
+                    if isinstance(error, Unreachable):
+                        raise Unreachable(message, port=error.port) from error
                     raise TransferError(message) from error
                 asked = error.wait if isinstance(error, Busy) else 0.0
             # Many nodes fail at the same moment; chance keeps them from coming back at the same.

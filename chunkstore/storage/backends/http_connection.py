@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final, cast
 
-from chunkstore.errors import LocalError, TransferError
+from chunkstore.errors import LocalError, TransferError, Unreachable
 from chunkstore.storage.backends.http_access import Proxy
 from chunkstore.storage.backends.http_pace import HEAD_ALLOWANCE, Pace, PacedSocket
 from chunkstore.storage.backends.http_url import Url
@@ -45,24 +45,35 @@ def _transfer_errors(url: Url) -> Iterator[None]:
         raise TransferError(f"{url}: the server is too slow or does not answer") from error
     except UnicodeError as error:
         raise TransferError(f"{url}: no such host name can be", retryable=False) from error
-    except ConnectionRefusedError as error:
-        raise Nobody(f"{url}: nothing listens there (connection refused)") from error
     except (ConnectionError, http.client.IncompleteRead) as error:
         raise TransferError(f"{url}: the connection broke off") from error
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _OURS:
             raise LocalError(f"can't connect to {url}: {reason}", errno=error.errno) from error
-        kind = Nobody if error.errno == socket.EAI_NONAME else TransferError
-        raise kind(f"{url}: {reason}") from error
+        raise TransferError(f"{url}: {reason}") from error
     except (http.client.HTTPException, ValueError) as error:
         # Their messages quote what the server sent, which may be long and is nobody's to trust.
         reason = type(error).__name__
         raise TransferError(f"{url}: no valid HTTP reply ({reason})", retryable=False) from error
 
 
-class Nobody(TransferError):
-    """There is no such host, or no server on it: one that is started anew, or a wrong URL."""
+@contextmanager
+def _nobody(url: Url, peer: tuple[str, int], what: str) -> Iterator[None]:
+    """Tell that there is nobody at `peer`: a server that is started anew, or a wrong URL."""
+    host, port = peer
+    try:
+        yield
+    except ConnectionRefusedError as error:
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise Unreachable(
+            f"{url}: nothing listens at {what}{shown} (connection refused)", port=port
+        ) from error
+    except socket.gaierror as error:
+        if error.errno != socket.EAI_NONAME:
+            raise
+        reason = error.strerror or str(error)
+        raise Unreachable(f"{url}: there is no {what}{host} ({reason})", port=None) from error
 
 
 class WentAway(TransferError):
@@ -94,7 +105,7 @@ class Connection:
                 self._http.set_tunnel(host, port, headers=secret)
         else:
             self._http = http.client.HTTPConnection(*peer, timeout=patience)
-        with _transfer_errors(url):
+        with _transfer_errors(url), _nobody(url, peer, "" if proxy is None else "proxy "):
             try:
                 self._http.connect()  # sets TCP_NODELAY
             except BaseException:

@@ -24,6 +24,8 @@ def run(options: Namespace, output: Output) -> int:
         raise Usage("'imgstore trust' takes one of --key, --first and --forget")
     if options.forget:
         return _forget(options, output)
+    if options.remote is None:
+        raise Usage("say which store to believe: 'imgstore trust ... REMOTE [DIR]'")
     directory = options.directory or _NODE
     keys, document = _anchors(options.keys)
     with closing(remote_reader(options.remote, options)) as reader:
@@ -43,8 +45,10 @@ def run(options: Namespace, output: Output) -> int:
 
 
 def _forget(options: Namespace, output: Output) -> int:
-    if options.directory is not None:
-        raise Usage("'imgstore trust --forget' takes a directory and no remote")
+    if options.remote is None or options.directory is not None:
+        raise Usage(
+            "say which directory is to forget, and no remote: 'imgstore trust --forget DIR'"
+        )
     pin.forget(options.remote)
     output.report(
         f"{options.remote} trusts no store now", {"directory": options.remote, "forgotten": True}

@@ -67,8 +67,11 @@ def add_trust(verb: Maker) -> None:
         more="DIR (without it /) is a directory that is or will be pulled. KEY is the fingerprint\n"
         "of the store's root key, a file with its public part, or a root document; 'imgstore key\n"
         "list' on the store shows it. --first believes whatever the remote says this time.",
+        usage="imgstore trust [OPTION]... --key FILE|FINGERPRINT REMOTE [DIR]\n"
+        "       imgstore trust [OPTION]... --first REMOTE [DIR]\n"
+        "       imgstore trust [OPTION]... --forget DIR",
     )
-    made.add_argument("remote", metavar="REMOTE", help="the store")
+    made.add_argument("remote", metavar="REMOTE", nargs="?", help="the store")
     made.add_argument("directory", metavar="DIR", nargs="?", help="the node's tree, or /")
     made.add_argument(
         "--key",

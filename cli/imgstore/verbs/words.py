@@ -17,10 +17,13 @@ LAYERS: Final = (
 
 
 class Maker(Protocol):
-    """Makes the parser of one verb; `more` goes below the one-line text, examples to the end."""
+    """Makes the parser of one verb; `more` goes below the one-line text, examples to the end.
+
+    `usage` says how it is called where argparse can't tell it from the arguments.
+    """
 
     def __call__(
-        self, name: str, text: str, *examples: str, more: str = ""
+        self, name: str, text: str, *examples: str, more: str = "", usage: str = ""
     ) -> argparse.ArgumentParser:
         """The parser, which has the options of every verb already."""
         ...

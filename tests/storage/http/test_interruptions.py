@@ -8,7 +8,7 @@ import pytest
 from support.replies import DATA, NAME, Connect, Serve, chunked, endless, fails, part
 from support.servers import Step, reply
 
-from chunkstore.errors import NotFound
+from chunkstore.errors import NotFound, Unreachable
 from chunkstore.storage.backends import http
 
 
@@ -75,7 +75,9 @@ def test_where_nobody_listens_it_is_tried_twice(connect: Connect) -> None:
     reader, sleeps = connect(f"http://{authority}/store")
     error = fails(reader)
     assert error.retryable
-    assert f"{authority}/store/{NAME}: nothing listens there" in str(error)
+    assert isinstance(error, Unreachable)
+    assert str(error.port) == authority.rpartition(":")[2]
+    assert f"{authority}/store/{NAME}: nothing listens at {authority} " in str(error)
     assert "gave up after 2 attempts" in str(error)
     assert len(sleeps) == 1
 
