@@ -6,6 +6,7 @@ import os
 
 from chunkstore.errors import Corrupt
 from chunkstore.fsio import NOT_THERE
+from chunkstore.objects.lookup import Lookup
 from chunkstore.pull.change import finish
 from chunkstore.pull.context import Context
 from chunkstore.worktree import journal
@@ -25,7 +26,8 @@ def finish_interrupted(context: Context) -> bool:
     state = context.state
     target, token = state.pending, state.token
     if target is None or not token:
-        leftovers(context.tree, context.mounts)
+        old = None if state.installed is None else Lookup(state.installed.root, context.load).find
+        leftovers(context.tree, context.mounts, old)
         if target is None and os.path.exists(state.journal):
             # It was cut off when only sweeping up was left.
             journal.remove(state.journal)

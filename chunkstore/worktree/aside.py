@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
 
 from chunkstore import fsio
-from chunkstore.errors import Conflict, Corrupt, LocalError
+from chunkstore.errors import ChunkstoreError, Conflict, Corrupt, LocalError
 from chunkstore.fsio import Directory
 from chunkstore.objects.entry import Entry
 from chunkstore.objects.manifest import Load
@@ -117,14 +117,22 @@ class Aside:
                 os.fsync(folder)
 
 
-def leftovers(tree: Directory, mounts: Mounts) -> None:
-    """Remove what an update that was cut off before its journal had made aside."""
+def leftovers(tree: Directory, mounts: Mounts, find: Callable[[bytes], Entry] | None) -> None:
+    """Remove what an update that was cut off before its journal had made aside.
+
+    `find` gives entries of the version that is installed, if one is: a mount point that the update
+    had made a directory in, and not given its own time again yet, gets that of the image.
+    """
     for point in (b"", *mounts.points):
         path = _place(point, mounts)
-        with suppress(OSError, LocalError):
+        with suppress(OSError, ChunkstoreError):
             descriptor = _open(tree, path, make=False)
             with Aside(tree, (path,), [descriptor]) as aside:
                 aside.remove()
+            above = split(path)[0]
+            if find is not None and above != STATE_DIR:
+                with fsio.opened(tree, above, os.O_RDONLY | os.O_DIRECTORY) as folder:
+                    restore.set_time(folder, find(above), Shortfalls())
 
 
 def _place(point: bytes, mounts: Mounts) -> bytes:

@@ -91,7 +91,7 @@ def kill_across(pairs: list[Pair], *, step: int) -> None:
         pair = by_kind[rig.kind]
         with pair.mounted(pair.fresh()) as node:
             outcome = strace.trial(rig.program, fault, *rig.pull)
-            return rig.judged(outcome.ended, node)
+            return rig.judged(outcome.ended, node, points=[INNER])
 
     side_by_side(
         [pair.rig for pair in pairs], list(itertools.starmap(tasks, enumerate(pairs))), work
@@ -110,6 +110,32 @@ def test_an_update_across_file_systems_killed_at_some_calls(pairs: list[Pair]) -
 @pytest.mark.skipif(not JOURNALLED, reason="what was to be renamed on the other one is left there")
 def test_an_update_across_file_systems_killed_at_every_call(pairs: list[Pair]) -> None:
     kill_across(pairs, step=1)
+
+
+@needs_strace
+def test_killed_before_a_mount_point_has_its_time_again(pairs: list[Pair]) -> None:
+    """The state is old and says nothing, so it is what is swept next that mends it."""
+    for pair in pairs:
+        rig = pair.rig
+        with pair.mounted(pair.fresh()) as node:
+            _, lines = strace.record(rig.program, *rig.pull)
+            inside = str(rig.node / INNER)
+            [made] = [n for n, line in enumerate(lines) if "mkdirat" in line and inside in line]
+            calls = strace.changing_calls(lines[: made + 2], rig.node)
+            fault = Fault(BEFORE, calls[-1])
+        with pair.mounted(pair.fresh()) as node:
+            before = (node / INNER).stat().st_mtime_ns
+            outcome = strace.trial(rig.program, fault, *rig.pull)
+            assert outcome.ended.killed
+            assert "utimensat" in outcome.struck
+            assert (node / INNER).stat().st_mtime_ns != before, "a time is all that tells"
+            assert rig.update.is_lawful(node, rig.node, rig.program, points=[INNER]) == []
+
+            assert rig.program.run("recover", rig.node).code == 0
+
+            assert (node / INNER).stat().st_mtime_ns == before
+            assert rig.update.is_lawful(node, rig.node, rig.program) == []
+            assert not list((node / INNER).glob(".imgstore*"))
 
 
 def cut_both(pairs: list[Pair], number: int, seed: int) -> None:
@@ -138,7 +164,7 @@ def cut_both(pairs: list[Pair], number: int, seed: int) -> None:
             if not count % 2:
                 ended = rig.program.ended()
         with pair.mounted(both) as node:
-            wrong = rig.judged(ended, node)
+            wrong = rig.judged(ended, node, points=[INNER])
             for point in points:
                 disks.cut_power(point, WITHOUT_LOG)
         if wrong:

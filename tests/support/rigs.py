@@ -83,12 +83,15 @@ class Rig:
 
     # What is right
 
-    def judged(self, ended: Ended, seen: Path) -> list[str]:
-        """What is wrong after a pull that ended so; then finish it, and what is wrong with that."""
+    def judged(self, ended: Ended, seen: Path, *, points: Sequence[str] = ()) -> list[str]:
+        """What is wrong after a pull that ended so; then finish it, and what is wrong with that.
+
+        `points` inside the tree have something mounted there.
+        """
         if ended.code == 0:
             wrong = self.update.is_new(seen)
         else:
-            wrong = self.update.is_lawful(seen, self.node, self.program)
+            wrong = self.update.is_lawful(seen, self.node, self.program, points=points)
         return wrong or self.finished(seen)
 
     def finished(self, seen: Path) -> list[str]:

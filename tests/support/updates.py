@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -231,14 +232,18 @@ class Update:
         """The same for a first installation."""
         return _compare(trees.facts(seen), self.pristine)
 
-    def is_lawful(self, seen: Path, node: Path, program: Program) -> list[str]:
+    def is_lawful(
+        self, seen: Path, node: Path, program: Program, *, points: Sequence[str] = ()
+    ) -> list[str]:
         """What is wrong with a node that was left in the middle; no lines: nothing is.
 
         It may be old, or new, or say that it is in between; then each path must be old or new.
+        While it is old, something may have been made for it in the mount `points`, whose times
+        tell of that and nothing else does: no call makes a directory and leaves the time above it.
         """
         found = {path: facts for path, facts in trees.facts(seen).items() if not _waits(path)}
         lines = self._lost(seen)
-        if not _compare(found, self.old) or not _compare(found, self.new):
+        if not _compare(found, self.old, timeless=points) or not _compare(found, self.new):
             return lines
         if not is_pending(node, program):
             lines += ["mixed and does not say so", *_compare(found, self.old)]
@@ -296,10 +301,13 @@ def is_one_line(text: str) -> bool:
     return text.startswith("imgstore: ") and text.endswith("\n") and text.count("\n") == 1
 
 
-def _compare(found: dict[bytes, Facts], wanted: dict[bytes, Facts]) -> list[str]:
+def _compare(
+    found: dict[bytes, Facts], wanted: dict[bytes, Facts], *, timeless: Sequence[str] = ()
+) -> list[str]:
+    lenient_of = (LEFT_OVER, *map(os.fsencode, timeless))
+
     def lenient(facts: dict[bytes, Facts]) -> dict[bytes, Facts]:
-        left_over = facts.get(LEFT_OVER)
-        return facts if left_over is None else {**facts, LEFT_OVER: replace(left_over, mtime=0)}
+        return facts | {path: replace(facts[path], mtime=0) for path in lenient_of if path in facts}
 
     return trees.differences(lenient(found), lenient(wanted))
 
