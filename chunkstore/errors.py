@@ -70,11 +70,14 @@ class TransferError(ChunkstoreError):
 
 
 class Unreachable(TransferError):
-    """There is no such host, or nothing listens at `port` there: then that is not None."""
+    """There is no such host, or nothing listens there.
 
-    def __init__(self, message: str, *, port: int | None = None) -> None:
+    `amiss` says what to look at: the "name" of the host, the "server" on it, or the "proxy".
+    """
+
+    def __init__(self, message: str, *, amiss: str = "server") -> None:
         super().__init__(message)
-        self.port = port
+        self.amiss = amiss
 
 
 class LocalError(ChunkstoreError):

@@ -29,6 +29,11 @@ _BY_ERRNO: Final = {
     errno.EADDRNOTAVAIL: "name one of this machine ('ip address' lists them), or 0.0.0.0 for all",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+_AMISS: Final = {
+    "name": "check the name",
+    "server": "check that the server runs there and that this is its port ('imgstore serve': 8730)",
+    "proxy": "check the proxy, and $http_proxy and $https_proxy",
+}
 _REMOTE: Final = ("pull", "rollback", "verify")
 """Verbs that look for images on a node's remote."""
 
@@ -45,11 +50,8 @@ def next_step(error: BaseException, verb: str) -> str:
         case Corrupt():
             place = "on the remote's store" if verb == "pull" else "to learn what is affected"
             return "" if verb == "verify" else f"run 'imgstore verify' {place}"
-        case Unreachable(port=None):
-            return "check the name"
-        case Unreachable():
-            serve = "'imgstore serve': 8730"
-            return f"check that the server runs there and that this is its port ({serve})"
+        case Unreachable(amiss=amiss):
+            return _AMISS[amiss]
         case TransferError(retryable=True) if verb == "pull":
             return "run it again: it goes on where it stopped"
         case HookFailed(stage="pre-apply"):

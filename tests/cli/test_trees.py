@@ -174,6 +174,22 @@ def test_pull_from_nobody_is_a_failed_transfer(
     assert ended.err.count("\n") == 1
 
 
+def test_pull_tells_when_it_is_the_proxy_that_is_not_there(
+    run: Run, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HttpReader.__init__.__kwdefaults__, "sleep", lambda _: None)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        proxy = f"127.0.0.1:{unused.getsockname()[1]}"
+    monkeypatch.setenv("http_proxy", f"http://{proxy}")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    ended = run("pull", "http://head.example:8730/web", tmp_path / "node")
+
+    assert ended.code == 6
+    assert f"http://head.example:8730/roots/1: nothing listens at proxy {proxy} " in ended.err
+    assert ended.err.endswith("; check the proxy, and $http_proxy and $https_proxy\n")
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [

@@ -156,7 +156,7 @@ class HttpReader:
                 if attempt >= (_FIRST_KNOCKS if is_strange else self._attempts):
                     message = f"{error}; gave up after {attempt} attempts"
                     if isinstance(error, Unreachable):
-                        raise Unreachable(message, port=error.port) from error
+                        raise Unreachable(message, amiss=error.amiss) from error
                     raise TransferError(message) from error
                 asked = error.wait if isinstance(error, Busy) else 0.0
             # Many nodes fail at the same moment; chance keeps them from coming back at the same.

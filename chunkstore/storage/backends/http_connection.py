@@ -59,21 +59,25 @@ def _transfer_errors(url: Url) -> Iterator[None]:
 
 
 @contextmanager
-def _nobody(url: Url, peer: tuple[str, int], what: str) -> Iterator[None]:
+def _nobody(url: Url, peer: tuple[str, int], *, is_proxy: bool) -> Iterator[None]:
     """Tell that there is nobody at `peer`: a server that is started anew, or a wrong URL."""
     host, port = peer
+    what = "proxy " if is_proxy else ""
     try:
         yield
     except ConnectionRefusedError as error:
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         raise Unreachable(
-            f"{url}: nothing listens at {what}{shown} (connection refused)", port=port
+            f"{url}: nothing listens at {what}{shown} (connection refused)",
+            amiss="proxy" if is_proxy else "server",
         ) from error
     except socket.gaierror as error:
         if error.errno != socket.EAI_NONAME:
             raise
         reason = error.strerror or str(error)
-        raise Unreachable(f"{url}: there is no {what}{host} ({reason})", port=None) from error
+        raise Unreachable(
+            f"{url}: there is no {what}{host} ({reason})", amiss="proxy" if is_proxy else "name"
+        ) from error
 
 
 class WentAway(TransferError):
@@ -105,7 +109,7 @@ class Connection:
                 self._http.set_tunnel(host, port, headers=secret)
         else:
             self._http = http.client.HTTPConnection(*peer, timeout=patience)
-        with _transfer_errors(url), _nobody(url, peer, "" if proxy is None else "proxy "):
+        with _transfer_errors(url), _nobody(url, peer, is_proxy=proxy is not None):
             try:
                 self._http.connect()  # sets TCP_NODELAY
             except BaseException:
