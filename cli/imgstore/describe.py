@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from chunkstore.objects import entry as kinds
 from chunkstore.objects.entry import DEVICE, SYMLINK, Entry, change_letter
 from chunkstore.objects.names import printable
-from imgstore.output import counted, human, json_path, local_time, mode_text, short, utc
+from imgstore.output import json_path, utc
+from imgstore.readable import counted, human, local_time, mode_text, short
 
 if TYPE_CHECKING:
     from chunkstore.objects.delta import Difference

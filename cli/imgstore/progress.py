@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from chunkstore.progress import Progress, Unwatched
-from imgstore.output import counted, human
+from imgstore.readable import counted, human
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from chunkstore.errors import Usage
 from chunkstore.objects.names import Spec, check_name, parse_spec
-from imgstore.output import short
+from imgstore.readable import short
 
 if TYPE_CHECKING:
     from chunkstore.storage.layers import Layered

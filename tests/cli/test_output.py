@@ -10,7 +10,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from imgstore.output import Output, counted, human, local_time, one_line, table, utc
+from imgstore.output import Output, one_line, utc
+from imgstore.readable import counted, human, local_time, table
 
 from chunkstore.progress import Unwatched
 

@@ -8,7 +8,8 @@ from chunkstore.checkout import checkout
 from chunkstore.objects.names import parse_layers
 from chunkstore.storage.layers import resolve_layers
 from imgstore.describe import shortfall_documents, shortfall_lines
-from imgstore.output import Output, human
+from imgstore.output import Output
+from imgstore.readable import human
 from imgstore.specs import layered_id, layered_image, layered_short
 from imgstore.stores import open_store
 

@@ -10,7 +10,8 @@ from chunkstore.commit import CommitReport, commit
 from chunkstore.errors import Usage
 from chunkstore.objects.names import check_name, printable
 from imgstore.describe import LETTERS, delta_document, delta_words, in_words
-from imgstore.output import Output, counted, human, json_path, short, utc
+from imgstore.output import Output, json_path, utc
+from imgstore.readable import counted, human, short
 from imgstore.specs import one_image
 from imgstore.stores import open_or_create
 from imgstore.worktrees import directory_of, exclude_rules

@@ -12,7 +12,8 @@ from chunkstore.objects.entry import change_letter
 from chunkstore.objects.names import parse_layers, printable
 from chunkstore.storage.layers import Layered, resolve_layers
 from imgstore.describe import LETTERS, change_counts, change_documents, changes_sorted
-from imgstore.output import Output, human, table
+from imgstore.output import Output
+from imgstore.readable import human, table
 from imgstore.specs import layered_id, layered_short
 from imgstore.stores import open_store
 

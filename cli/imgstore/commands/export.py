@@ -13,7 +13,8 @@ from chunkstore.errors import Usage, local_errors
 from chunkstore.export import SIDECAR, ExportReport, export
 from chunkstore.objects.names import parse_layers
 from chunkstore.storage.layers import Layered, resolve_layers
-from imgstore.output import Output, counted, human, short
+from imgstore.output import Output
+from imgstore.readable import counted, human, short
 from imgstore.specs import layered_id, layered_image, layered_short
 from imgstore.stores import open_store
 

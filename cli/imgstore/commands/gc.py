@@ -7,7 +7,8 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from chunkstore.gc import GRACE, GcReport, collect
-from imgstore.output import Output, counted, human
+from imgstore.output import Output
+from imgstore.readable import counted, human
 from imgstore.stores import open_store
 
 

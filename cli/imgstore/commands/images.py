@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from chunkstore.errors import Corrupt, NotFound
 from chunkstore.objects.names import LATEST, Spec
-from imgstore.output import Output, human, local_time, short, table, utc, warn
+from imgstore.output import Output, utc, warn
+from imgstore.readable import human, local_time, short, table
 from imgstore.stores import open_store
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from chunkstore.importing import ImportReport, import_archives
 from chunkstore.objects.names import check_name
 from imgstore.accounts import account
 from imgstore.describe import LETTERS, delta_document, delta_words, in_words
-from imgstore.output import Output, counted, human, short, utc
+from imgstore.output import Output, utc
+from imgstore.readable import counted, human, short
 from imgstore.specs import one_image, one_version
 from imgstore.stores import open_or_create
 

@@ -13,7 +13,8 @@ from chunkstore.storage.keyring import new_key, write_secret
 from chunkstore.trust import keyfile
 from chunkstore.trust.root import YEAR
 from imgstore import signing
-from imgstore.output import Output, counted, local_time, root_document, table
+from imgstore.output import Output, root_document
+from imgstore.readable import counted, local_time, table
 from imgstore.stores import open_store
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from argparse import Namespace
 from itertools import islice
 
 from imgstore.describe import tags_of, version_document
-from imgstore.output import Output, human, local_time, one_line, short, table
+from imgstore.output import Output, one_line
+from imgstore.readable import human, local_time, short, table
 from imgstore.specs import one_version
 from imgstore.stores import open_store
 

@@ -7,7 +7,8 @@ from typing import Final
 
 from chunkstore.publish import PublishReport, publish
 from chunkstore.publish.folder import DIFF, IMAGE
-from imgstore.output import Output, counted, human, short
+from imgstore.output import Output
+from imgstore.readable import counted, human, short
 from imgstore.specs import one_image
 from imgstore.stores import open_store
 

@@ -24,8 +24,9 @@ from imgstore.describe import (
     shortfall_documents,
     shortfall_lines,
 )
-from imgstore.output import Output, counted, human, json_path, root_document, warn
+from imgstore.output import Output, json_path, root_document, warn
 from imgstore.peers import swarm_settings
+from imgstore.readable import counted, human
 from imgstore.remotes import remote_reader, without_secrets
 from imgstore.worktrees import exclude_rules
 

@@ -6,7 +6,8 @@ import time
 from argparse import Namespace
 
 from chunkstore.publish.rebase import RebaseReport, rebase
-from imgstore.output import Output, short
+from imgstore.output import Output
+from imgstore.readable import short
 from imgstore.specs import one_image
 from imgstore.stores import open_store
 

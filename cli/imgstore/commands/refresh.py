@@ -7,7 +7,8 @@ from argparse import Namespace
 
 from chunkstore.keys import refresh
 from imgstore import signing
-from imgstore.output import Output, counted, local_time, root_document
+from imgstore.output import Output, root_document
+from imgstore.readable import counted, local_time
 from imgstore.stores import open_store
 
 _SOON = 30 * 86400 * 10**9

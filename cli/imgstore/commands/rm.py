@@ -6,7 +6,8 @@ import time
 from argparse import Namespace
 
 from chunkstore import tags
-from imgstore.output import Output, short
+from imgstore.output import Output
+from imgstore.readable import short
 from imgstore.specs import one_version
 from imgstore.stores import open_store
 

@@ -11,8 +11,9 @@ from types import FrameType
 
 from chunkstore.errors import Conflict, NotFound
 from chunkstore.objects.names import STATE_DIR
-from imgstore.output import Output, counted, human
+from imgstore.output import Output
 from imgstore.peers import session_settings
+from imgstore.readable import counted, human
 from imgstore.remotes import access
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from chunkstore.errors import Corrupt, NotFound
 from chunkstore.objects.names import Spec, parse_layers
 from imgstore.describe import version_document
-from imgstore.output import Output, human, local_time, one_line, short, warn
+from imgstore.output import Output, one_line, warn
+from imgstore.readable import human, local_time, short
 from imgstore.specs import layered_id, layered_image
 from imgstore.stores import open_store
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from chunkstore.errors import Corrupt, NotFound, Usage
 from chunkstore.objects.digest import parse_hex
-from imgstore.output import Output, human, table
+from imgstore.output import Output
+from imgstore.readable import human, table
 from imgstore.remotes import remote_reader
 
 _MAX_STATUS = 16 * 1024 * 1024

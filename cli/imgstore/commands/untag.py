@@ -7,7 +7,8 @@ from argparse import Namespace
 
 from chunkstore import tags
 from chunkstore.objects.names import check_name
-from imgstore.output import Output, short
+from imgstore.output import Output
+from imgstore.readable import short
 from imgstore.specs import one_image
 from imgstore.stores import open_store
 

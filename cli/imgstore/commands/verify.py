@@ -10,7 +10,8 @@ from chunkstore.objects.names import printable
 from chunkstore.verify import Problem, verify_store
 from chunkstore.verify.installed import verify_tree
 from imgstore.describe import change_counts, change_documents, layers_text
-from imgstore.output import Output, counted, human, json_path, one_line
+from imgstore.output import Output, json_path, one_line
+from imgstore.readable import counted, human
 from imgstore.stores import open_store
 from imgstore.worktrees import exclude_rules
 
