@@ -143,6 +143,12 @@ def in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} {word}" for word, number in said.items() if number)
 
 
+def written_words(chunks: int, raw: int, stored: int, packs: int) -> str:
+    """`3 new chunks, 410 bytes (308 bytes stored) in 1 pack`: what recording has added."""
+    place = f" in {counted(packs, 'pack')}" if packs else ""
+    return f"{counted(chunks, 'new chunk')}, {human(raw)} ({human(stored)} stored){place}"
+
+
 def delta_words(deltas: DeltaReport | None) -> str:
     """What nodes one version behind can have instead of plain frames, to stand behind the rest."""
     if deltas is None:

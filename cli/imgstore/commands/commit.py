@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from chunkstore.commit import CommitReport, commit
 from chunkstore.errors import Usage
 from chunkstore.objects.names import check_name, printable
-from imgstore.describe import LETTERS, delta_document, delta_words, in_words
+from imgstore.describe import LETTERS, delta_document, delta_words, in_words, written_words
 from imgstore.output import Output, json_path, utc
-from imgstore.readable import counted, human, short
+from imgstore.readable import short
 from imgstore.specs import one_image
 from imgstore.stores import open_or_create
 from imgstore.worktrees import directory_of, exclude_rules
@@ -55,11 +55,10 @@ def _text(image: str, report: CommitReport) -> str:
     name = short(report.version.id)
     if not report.is_new:
         return f"{image}: nothing changed since {name}"
-    packs = f" in {counted(report.packs, 'pack')}" if report.packs else ""
+    written = written_words(report.chunks, report.raw, report.stored, report.packs)
     return (
         f"{image} {name}: {in_words(report.changes) or 'the same paths'}; "
-        f"{counted(report.chunks, 'new chunk')}, {human(report.raw)} "
-        f"({human(report.stored)} stored){packs}{delta_words(report.deltas)}"
+        f"{written}{delta_words(report.deltas)}"
     )
 
 

@@ -11,9 +11,9 @@ from chunkstore.errors import Usage
 from chunkstore.importing import ImportReport, import_archives
 from chunkstore.objects.names import check_name
 from imgstore.accounts import account
-from imgstore.describe import LETTERS, delta_document, delta_words, in_words
+from imgstore.describe import LETTERS, delta_document, delta_words, in_words, written_words
 from imgstore.output import Output, utc
-from imgstore.readable import counted, human, short
+from imgstore.readable import counted, short
 from imgstore.specs import one_image, one_version
 from imgstore.stores import open_or_create
 
@@ -73,12 +73,10 @@ def _text(image: str, report: ImportReport) -> str:
     name = short(report.version.id)
     if not report.is_new:
         return f"{archive.name}: {read}; {image}: nothing changed since {name}"
-    packs = f" in {counted(len(written.packs), 'pack')}" if written.packs else ""
+    new = written_words(written.chunks, written.raw, written.stored, len(written.packs))
     return (
         f"{archive.name}: {read}; {image} {name}: "
-        f"{in_words(report.changes) or 'the same paths'}; "
-        f"{counted(written.chunks, 'new chunk')}, {human(written.raw)} "
-        f"({human(written.stored)} stored){packs}{delta_words(report.deltas)}"
+        f"{in_words(report.changes) or 'the same paths'}; {new}{delta_words(report.deltas)}"
     )
 
 

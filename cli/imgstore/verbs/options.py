@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from imgstore.amounts import parse_rate, parse_ratio, parse_time
+
+
+def add_repeatable(
+    parser: argparse._ActionsContainer,
+    *flags: str,
+    metavar: str,
+    help: str,  # noqa: A002  argparse's own word
+    dest: str | None = None,
+) -> None:
+    """An option that may be given as often as one likes: a list, empty without it."""
+    named: dict[str, Any] = {} if dest is None else {"dest": dest}
+    parser.add_argument(*flags, metavar=metavar, action="append", default=[], help=help, **named)
 
 
 def add_record(parser: argparse.ArgumentParser) -> None:
     """Options of every verb that records a version."""
     parser.add_argument("-m", "--message", metavar="MSG", default="", help="what to say about it")
-    parser.add_argument(
-        "-t", "--tag", metavar="TAG", action="append", default=[], help="also name it TAG"
-    )
+    add_repeatable(parser, "-t", "--tag", metavar="TAG", help="also name it TAG")
 
 
 def add_exit_code(parser: argparse.ArgumentParser) -> None:
@@ -48,12 +59,11 @@ def add_excludes(parser: argparse.ArgumentParser) -> None:
 
 def add_trackers(parser: argparse.ArgumentParser) -> None:
     """Trackers of others."""
-    parser.add_argument(
+    add_repeatable(
+        parser,
         "--tracker",
         metavar="URL",
         dest="trackers",
-        action="append",
-        default=[],
         help="a tracker of others, instead of the server's own",
     )
 
@@ -88,11 +98,10 @@ def add_peers(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="give at most RATE bytes per second to other nodes",
     )
-    parser.add_argument(
+    add_repeatable(
+        parser,
         "--peer-listen",
         metavar="ADDRESS",
-        action="append",
-        default=[],
         help="take peers at this address of this machine only; repeatable",
     )
     parser.add_argument(
@@ -101,27 +110,23 @@ def add_peers(parser: argparse.ArgumentParser) -> None:
         default="6881-6999",
         help="take peers at the first free port of these; 6881-6999 without it",
     )
-    parser.add_argument(
+    add_repeatable(
+        parser,
         "--peer-net",
         metavar="NETWORK",
-        action="append",
-        default=[],
         help="have to do with peers of this network only, such as 10.0.0.0/8; repeatable",
     )
 
 
 def add_applying(parser: argparse.ArgumentParser) -> None:
     """Options of every verb that changes a tree in use."""
-    parser.add_argument(
+    add_repeatable(
+        parser,
         "--pre-apply",
         metavar="CMD",
-        action="append",
-        default=[],
         help="run CMD before anything changes; when it fails, nothing does",
     )
-    parser.add_argument(
-        "--post-apply", metavar="CMD", action="append", default=[], help="run CMD afterwards"
-    )
+    add_repeatable(parser, "--post-apply", metavar="CMD", help="run CMD afterwards")
     parser.add_argument(
         "--no-devices", action="store_true", help="make no devices, whatever the image holds"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from imgstore.verbs.options import add_repeatable
+
 if TYPE_CHECKING:
     from imgstore.verbs.words import Maker
 
@@ -36,11 +38,10 @@ def add_trust(verb: Maker) -> None:
     made.add_argument(
         "--remove", action="store_true", help="'export': take the secret key away from the store"
     )
-    made.add_argument(
+    add_repeatable(
+        made,
         "--new",
         metavar="FILE",
-        action="append",
-        default=[],
         help="'rotate': a key that takes the place; of root keys the secret, else the public part",
     )
     made.add_argument(
@@ -73,12 +74,11 @@ def add_trust(verb: Maker) -> None:
     )
     made.add_argument("remote", metavar="REMOTE", nargs="?", help="the store")
     made.add_argument("directory", metavar="DIR", nargs="?", help="the node's tree, or /")
-    made.add_argument(
+    add_repeatable(
+        made,
         "--key",
         metavar="FILE|FINGERPRINT",
         dest="keys",
-        action="append",
-        default=[],
         help="the root key; given twice both have to have signed",
     )
     made.add_argument("--first", action="store_true", help="trust on first use")
@@ -90,18 +90,16 @@ def add_trust(verb: Maker) -> None:
 
 def add_root_key(parser: argparse.ArgumentParser, *, repeated: bool = False) -> None:
     """Where the root key is."""
-    parser.add_argument(
+    add_repeatable(
+        parser,
         "--root-key",
         metavar="FILE",
-        action="append",
-        default=[],
         help="the secret root key" + (", if it is not kept with the store" if repeated else ""),
     )
-    parser.add_argument(
+    add_repeatable(
+        parser,
         "--root-key-command",
         metavar="CMD",
-        action="append",
-        default=[],
         help="a program that signs with the root key",
     )
 
@@ -119,11 +117,10 @@ def add_passphrase(parser: argparse.ArgumentParser) -> None:
 def add_access(parser: argparse.ArgumentParser) -> None:
     """How a remote over HTTP is reached."""
     group = parser.add_argument_group("reaching the remote")
-    group.add_argument(
+    add_repeatable(
+        group,
         "--mirror-url",
         metavar="URL",
-        action="append",
-        default=[],
         help="another place that has the same store; asked for what REMOTE does not give",
     )
     group.add_argument("--token-file", metavar="FILE", help="a bearer token, first line of FILE")
