@@ -25,7 +25,6 @@ LZ4: Final = 1
 ZSTD: Final = 2
 
 _DEFAULT_LEVEL: Final = 3
-_WINDOW: Final = MAX_FRAME
 _SAMPLE: Final = 16 * 1024
 _SAMPLES: Final = 4
 _WORTHWHILE: Final = 0.97
@@ -81,9 +80,26 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     if not hasattr(_tools, "decompressor"):
         import zstandard
 
-        _tools.decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+        _tools.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_FRAME)
     tool: zstandard.ZstdDecompressor = _tools.decompressor
     return tool
+
+
+def check_declared(stored: bytes | memoryview, raw: int, where: str) -> None:
+    """See that a Zstandard frame says it has `raw` bytes, and wants no more window than a frame.
+
+    The one-shot decoder takes the size that is declared over the limit it is given, so this comes
+    before it. Raises `Corrupt` naming `where`, and what the library raises.
+    """
+    import zstandard
+
+    declared = zstandard.get_frame_parameters(stored)
+    if declared.content_size != raw or declared.window_size > MAX_FRAME:
+        raise Corrupt(
+            f"{where}: frame declares {declared.content_size} bytes, not {raw}, "
+            f"or too large a window of {declared.window_size}",
+            where=where,
+        )
 
 
 def decompress(codec: int, stored: bytes | memoryview, raw: int, where: str) -> bytes:
@@ -99,15 +115,7 @@ def decompress(codec: int, stored: bytes | memoryview, raw: int, where: str) -> 
         elif codec == LZ4:
             data = lz4.block.decompress(stored, uncompressed_size=raw)
         elif codec == ZSTD:
-            # The one-shot decoder takes the size the frame declares over the limit it is given,
-            # so the declared size has to be right before it may start.
-            declared = zstandard.get_frame_parameters(stored)
-            if declared.content_size != raw or declared.window_size > _WINDOW:
-                raise Corrupt(
-                    f"{where}: frame declares {declared.content_size} bytes, not {raw}, "
-                    f"or too large a window of {declared.window_size}",
-                    where=where,
-                )
+            check_declared(stored, raw, where)
             data = _decompressor().decompress(stored, max_output_size=raw, allow_extra_data=False)
         else:
             raise Unsupported(f"{where}: unknown codec {codec}", where=where)

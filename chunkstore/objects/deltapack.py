@@ -28,7 +28,7 @@ import zstandard
 
 from chunkstore.errors import Corrupt
 from chunkstore.objects import record
-from chunkstore.objects.codec import MAX_FRAME
+from chunkstore.objects.codec import MAX_FRAME, check_declared
 from chunkstore.objects.digest import SIZE, delta_index_digest
 from chunkstore.objects.documents import PackUse, check_use
 from chunkstore.objects.pack import CHUNK, HEADER, encode_footer
@@ -152,14 +152,7 @@ def decompress(stored: bytes | memoryview, base: bytes, raw: int, where: str) ->
     if not 0 < raw <= MAX_FRAME or not 0 < len(base) <= MAX_BASE:
         raise Corrupt(f"{where}: frame of {raw} bytes over {len(base)}", where=where)
     try:
-        # The one-shot decoder takes the size the frame declares over the limit it is given.
-        declared = zstandard.get_frame_parameters(stored)
-        if declared.content_size != raw or declared.window_size > MAX_FRAME:
-            raise Corrupt(
-                f"{where}: frame declares {declared.content_size} bytes, not {raw}, "
-                f"or too large a window of {declared.window_size}",
-                where=where,
-            )
+        check_declared(stored, raw, where)
         tool = zstandard.ZstdDecompressor(dict_data=_prefix(base), max_window_size=MAX_FRAME)
         data = tool.decompress(stored, max_output_size=raw, allow_extra_data=False)
     except (zstandard.ZstdError, MemoryError) as error:

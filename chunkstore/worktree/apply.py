@@ -87,7 +87,8 @@ class Applier:
             for path in reversed(journal.removed):
                 self._remove(path)
             for path in journal.swept:
-                self._sweep(path)
+                # What a mirror must not have: nobody wants it saved.
+                self._remove(path, is_unknown=True)
             self._finish.run()
             self._replaced.disarm()
             self._sync()
@@ -255,8 +256,8 @@ class Applier:
         """Move what the image does not know out of its way."""
         self.saved.take(path, folder, name, lambda move: self._insist(folder, name, move))
 
-    def _remove(self, path: bytes) -> None:
-        """Remove a path the image has no more; directories only if they are empty then."""
+    def _remove(self, path: bytes, *, is_unknown: bool = False) -> None:
+        """Remove a path the image has no more, or never had; directories only if they are empty."""
         try:
             folder, name = self._folders.holding(path)
         except OSError as error:
@@ -269,6 +270,8 @@ class Applier:
             return
         if stat.S_ISDIR(status.st_mode):
             self._remove_directory(folder, name)
+        elif is_unknown:
+            self._insist(folder, name, lambda: os.unlink(name, dir_fd=folder))
         else:
             self._give_way(path, folder, name, status)
 
@@ -279,22 +282,6 @@ class Applier:
             # Something the image does not know is in it and stays, and so does the directory.
             if error.errno not in _NOT_EMPTY:
                 raise
-
-    def _sweep(self, path: bytes) -> None:
-        """Remove what a mirror must not have."""
-        try:
-            folder, name = self._folders.holding(path)
-        except OSError as error:
-            if error.errno in NOT_THERE:
-                return
-            raise
-        status = fsio.lstat(folder, name)
-        if status is None:
-            return
-        if stat.S_ISDIR(status.st_mode):
-            self._remove_directory(folder, name)
-        else:
-            self._insist(folder, name, lambda: os.unlink(name, dir_fd=folder))
 
     def _insist(self, folder: int, name: bytes, action: Callable[[], None]) -> None:
         """Do it; when an immutable file or directory is in the way, lift that and do it again.
