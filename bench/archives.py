@@ -24,8 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,11 +34,12 @@ from typing import Any
 import tables
 from aims import Aim, checklist
 from contest import say
-from job import SETTLE
+from job import SETTLE, set_environment
 from machine import machine, machine_text
 from measure import Command, floor, measure, run, shell
 from small_edit import SmallEdit
 from tables import Figures, Row, Table
+from workplace import add_work, check_work, working_in
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
@@ -246,7 +245,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure how differential archives are made.")
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--work", type=Path, default=Path("/var/tmp/imgstore-archives"))
+    add_work(parser, "imgstore-archives")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", choices=("edit", "upgrade"), help="default: both")
     parser.add_argument("--json", type=Path, help="write the results there as well")
@@ -254,33 +253,21 @@ def parse() -> argparse.Namespace:
         "--write-docs", action="store_true", help=f"into {PAGE.name} and {RESULTS.name}"
     )
     options = parser.parse_args()
-    if os.geteuid() != 0:
-        parser.error("needs root: owners and devices are part of a tree")
+    check_work(parser, options.work)
     if options.write_docs and options.only:
         parser.error("--write-docs is for both changes in one run")
-    if options.work.exists() and any(options.work.iterdir()):
-        parser.error(
-            f"{options.work} is not empty: name a directory that may be filled and removed"
-        )
     return options
 
 
 def main() -> None:
     """Measure, print the tables, write the results."""
     options = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["LC_ALL"] = "C"
-    work = options.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    described = machine(work, PROGRAMS)
-    try:
-        program = [str(Path(sys.executable).with_name("imgstore"))]
+    program = set_environment()
+    with working_in(options.work) as work:
+        described = machine(work, PROGRAMS)
         bench = Bench(options.before.resolve(), options.after.resolve(), work, program)
         changes = [each for each in bench.changes if options.only in (None, each.key)]
         found = [bench.contest(change, options.runs) for change in changes]
-    finally:
-        run(Command(["rm", "-rf", "--one-file-system", str(work)]))
     parts = [machine_text(described, {}, options.runs), checklist(aims(found))]
     smallest = floor()
     text = "\n".join([*parts, *(table.markdown(smallest) for table in found)])

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from machine import machine
 from measure import Command, floor, run
 from tables import Table
 from trees import content, count_tree, disk_usage
+from workplace import add_work, check_work, working_in
 
 VERSION_FILES = 10_000
 VERSION_CHANGES = 100
@@ -95,26 +95,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--files", type=numbers, default=sizes, help="10000,100000,1000000")
     parser.add_argument("--versions", type=numbers, default=[1, 10, 100], help="1,10,100; '': none")
     parser.add_argument("--runs", type=int, default=3, help="rounds; of what writes much fewer")
-    parser.add_argument("--work", type=Path, default=Path("/var/tmp/imgstore-growth"))
+    add_work(parser, "imgstore-growth")
     parser.add_argument("--results", type=Path, help="put the figures there, among those it has")
     parser.add_argument(
         "--write-docs", action="store_true", help=f"into {report.GROWTH.name} and the page"
     )
     options = parser.parse_args()
-    if os.geteuid() != 0:
-        parser.error("needs root: owners are part of a tree")
-    if options.work.exists() and any(options.work.iterdir()):
-        parser.error(
-            f"{options.work} is not empty: name a directory that may be filled and removed"
-        )
+    check_work(parser, options.work)
     if options.write_docs:
         options.results = report.GROWTH
     return options
 
 
-def measure_all(options: argparse.Namespace) -> None:
+def measure_all(options: argparse.Namespace, work: Path) -> None:
     """Size after size, each kept as soon as it is measured."""
-    work = options.work.resolve()
     imgstore = Imgstore(set_environment())
     document = report.read(options.results) if options.results else {}
     document.update(
@@ -141,12 +135,8 @@ def measure_all(options: argparse.Namespace) -> None:
 def main() -> int:
     """Measure, print, keep."""
     options = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    options.work.mkdir(parents=True, exist_ok=True)
-    try:
-        measure_all(options)
-    finally:
-        run(Command(["rm", "-rf", "--one-file-system", str(options.work)]))
+    with working_in(options.work) as work:
+        measure_all(options, work)
     if options.write_docs:
         report.write_page()
     return 0

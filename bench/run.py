@@ -19,8 +19,6 @@ Needs root (owners, devices, capabilities). A contender that is not installed is
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,10 +27,11 @@ import report
 from contest import contest, say
 from job import Job, set_environment
 from machine import machine
-from measure import Command, Failed, floor, run
+from measure import Failed, floor
 from peers import PROGRAMS
 from scenarios import PIECES
 from trees import count_tree, make_small, warm
+from workplace import add_work, check_work, working_in
 
 SMALL_FILES = 4_000
 SMALL_SPARSE = 1_000_000_000
@@ -51,7 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="make small trees, run once")
     parser.add_argument("--files", type=int, default=SMALL_FILES, help="generated, for --small")
     parser.add_argument("--no-real", action="store_true", help="--small without this machine's")
-    parser.add_argument("--work", type=Path, default=Path("/var/tmp/imgstore-bench-work"))
+    add_work(parser, "imgstore-bench-work")
     parser.add_argument("--runs", type=int, help="rounds; 3, with --small 1")
     parser.add_argument(
         "--only", action="append", choices=PIECES, metavar="KEY", help="default: all"
@@ -70,14 +69,9 @@ def parse() -> argparse.Namespace:
         "--write-docs", action="store_true", help=f"put them into {report.MAIN.name} and the page"
     )
     options = parser.parse_args()
-    if os.geteuid() != 0:
-        parser.error("needs root: owners and devices are part of a tree")
     if options.small == bool(options.after) or (options.small and options.write_docs):
         parser.error("name the trees BEFORE and AFTER, or say --small, which writes no page")
-    if options.work.exists() and any(options.work.iterdir()):
-        parser.error(
-            f"{options.work} is not empty: name a directory that may be filled and removed"
-        )
+    check_work(parser, options.work)
     if options.write_docs:
         options.results = report.MAIN
     elif options.small and options.results is None:
@@ -151,16 +145,12 @@ def measure_all(options: argparse.Namespace, work: Path) -> bool:
 def main() -> int:
     """Measure, print, keep."""
     options = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    work = options.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
     try:
-        is_good = measure_all(options, work)
+        with working_in(options.work) as work:
+            is_good = measure_all(options, work)
     except report.OtherTrees as error:
         say(str(error))
         return 2
-    finally:
-        run(Command(["rm", "-rf", "--one-file-system", str(work)]))
     if options.write_docs:
         report.write_page()
     return 0 if is_good else 1

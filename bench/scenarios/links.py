@@ -83,6 +83,14 @@ def _on(
     )
 
 
+def _copies(source: str, target: Path, *options: str) -> list[tuple[str, Command]]:
+    """What rsync is measured with, and as what."""
+    return [
+        ("rsync", programs.rsync(source, target, *options)),
+        ("rsync -z", programs.rsync(source, target, *options, "-z")),
+    ]
+
+
 def _pull(job: Job, services: Services, nodes: list[Node]) -> Scenario:
     target = job.place("links", "target")
     fresh = partial(job.fresh, target)
@@ -94,8 +102,7 @@ def _pull(job: Job, services: Services, nodes: list[Node]) -> Scenario:
         found.append(_on(node, OURS, ours, fresh, services.imgstore, differ))
         if (daemon := services.rsync) is not None:
             source = f"rsync://{node.head}:{daemon.port}/before/"
-            for name, options in (("rsync", ()), ("rsync -z", ("-z",))):
-                copy = programs.rsync(source, target, *options)
+            for name, copy in _copies(source, target):
                 found.append(_on(node, name, copy, fresh, daemon, differ))
         if (web := services.web) is not None:
             archive = f"http://{node.head}:{web.port}/{job.archives['tar.gz'].name}"
@@ -120,8 +127,7 @@ def _update(job: Job, services: Services, nodes: list[Node]) -> Scenario:
         if (daemon := services.rsync) is not None:
             source = f"rsync://{node.head}:{daemon.port}/after/"
             copied = partial(job.copy_tree, job.before, target)
-            for name, options in (("rsync", ()), ("rsync -z", ("-z",))):
-                copy = programs.rsync(source, target, "--delete", *options)
+            for name, copy in _copies(source, target, "--delete"):
                 found.append(_on(node, name, copy, copied, daemon, differ))
     return _scenario("update", "update pull of an upgrade", found)
 
