@@ -54,7 +54,7 @@ class Part:
         self._closing = threading.Event()
         self._banned: dict[str, None] = {}
         self._called = self._counted = 0.0
-        self._told = 0
+        self._told = (0, 0)
         require_library()
         self._port: HeldPort = hold(settings.session.addresses, settings.session.ports)
         self._presence = Presence(self, self._heard, self._tracker)
@@ -208,10 +208,10 @@ class Part:
 
     def _count(self) -> None:
         figures = self.figures
-        came = figures.from_peers + figures.from_seed
-        if came > self._told:
-            self._settings.came(came - self._told)
-            self._told = came
+        peers, seed = figures.from_peers, figures.from_seed
+        if (peers, seed) != self._told:
+            self._settings.came(peers - self._told[0], seed - self._told[1])
+            self._told = (peers, seed)
 
     @property
     def figures(self) -> Figures:

@@ -47,7 +47,8 @@ class SwarmSettings:
 
     `cache_size` bounds the bytes of the cache, None leaves that to the room there is. `staging` is
     a directory for it, such as one in memory; else it is in the node's own state. `tell` takes
-    remarks, `came` the bytes that came from peers, both from other threads. `give` is called once
+    remarks, `came` how many more bytes came from other nodes and from the server's seed, both from
+    other threads. `give` is called once
     the tree is complete, while this node still gives, with the path of the cache, and whether
     anybody wants what is there just now: it can start somebody who goes on. Without it the cache is
     emptied.
@@ -61,7 +62,7 @@ class SwarmSettings:
     cache_size: int | None = None
     staging: str = ""
     tell: Callable[[str], None] = lambda _: None
-    came: Callable[[int], None] = lambda _: None
+    came: Callable[[int, int], None] = lambda _peers, _seed: None
     give: Callable[[str, bool], None] | None = None
 
 

@@ -34,7 +34,7 @@ def session_settings(options: Namespace) -> SessionSettings:
 
 
 def swarm_settings(
-    options: Namespace, location: str, output: Output, came: Callable[[int], None]
+    options: Namespace, location: str, output: Output, came: Callable[[int, int], None]
 ) -> SwarmSettings | None:
     """How a pull takes part; None when it does not: by its options, or from a directory."""
     if options.transport == "http" or "://" not in location or location.startswith("file:"):

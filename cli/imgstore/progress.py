@@ -74,8 +74,8 @@ class _Bar:
         self.advance()
 
     def _sources(self) -> str:
-        named = zip(("peers", "server", "here"), self._came, strict=True)
-        return ", ".join(f"{human(size)} from {name}" for name, size in named if size)
+        named = zip(("from peers", "from server", "here"), self._came, strict=True)
+        return "".join(f"{human(size)} {name}, " for name, size in named if size)
 
     def _draw(self) -> None:
         if self._bar is None:
@@ -83,12 +83,14 @@ class _Bar:
         bar = self._bar
         bar.total = self._all_size or None
         done, size = counted(self._files, "file"), human(self._size)
+        share = ""
         if self._all_size:
+            share = "{percentage:.0f}%, "
             done = f"{self._files:,} of {counted(self._all_files, 'file')}"
-            size = f"{{percentage:.0f}}%, {size} of {human(self._all_size)}"
+            size = f"{size} of {human(self._all_size)}"
         last = "{remaining} left" if self._all_size else "{elapsed}"
-        sources = f", {found}" if (found := self._sources()) else ""
-        bar.bar_format = f"{{desc}}: {size}, {done}, {{rate_fmt}}, {last}{sources}"
+        # A narrow terminal cuts off the end.
+        bar.bar_format = f"{{desc}}: {share}{self._sources()}{size}, {done}, {{rate_fmt}}, {last}"
         bar.n = self._size
         bar.ncols = _columns()
         bar.refresh()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
+import re
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -95,6 +99,7 @@ def test_a_node_gives_on_after_its_pull_and_is_stopped(
                 break
             time.sleep(0.1)
         assert (rows[0]["seeds"], rows[0]["leechers"]) == (2, 0)
+        assert rows[0]["server_sent"] >= first["swarm"]["from_seed"]
         table = imgstore("swarm", url).lines
         assert table[0].split()[:3] == ["PACK", "SEEDS", "LEECHERS"]
         assert table[1].split()[:3] == [rows[0]["pack"][:12], "2", "0"]
@@ -121,12 +126,15 @@ def test_who_goes_on_giving_has_no_powers(
     with served(store, "--limit-upload", "3M") as url:
         pulled(url, "theirs/node", "--transport", "swarm")
         threads: list[Path] = []
-        until = time.monotonic() + 30
-        while len(threads) < 3:  # the pull does not wait for it, as nobody wants anything yet
-            assert time.monotonic() < until
-            time.sleep(0.05)
-            giver = int((node / ".imgstore/swarm/lock").read_text())
-            threads = list(Path("/proc").glob(f"{giver}/task/*"))
+        for _ in range(300):
+            # Until it has taken the cache over, this is the process that pulled.
+            giver = int((node / ".imgstore/swarm/lock").read_text() or os.getpid())
+            if giver != os.getpid():
+                threads = list(Path(f"/proc/{giver}/task").iterdir())
+            if len(threads) > 2:
+                break
+            time.sleep(0.1)
+        assert len(threads) > 2
         for thread in threads:
             lines = (thread / "status").read_text().splitlines()
             said = dict(line.split(":\t", 1) for line in lines)
@@ -155,6 +163,65 @@ def test_a_store_with_a_token_has_a_tracker_with_the_same(
                 urlopen(f"{url}/{place}")
             assert caught.value.code == 401
             caught.value.close()
+
+
+def on_terminal(columns: int, *arguments: object) -> tuple[str, str]:
+    """Run it with its stderr on a terminal; what it printed there, and its result."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, columns))
+    shown = bytearray()
+
+    def watch() -> None:
+        with suppress(OSError):  # how the end of a terminal is told
+            while data := os.read(master, 1 << 16):
+                shown.extend(data)
+
+    reader = threading.Thread(target=watch)
+    with subprocess.Popen(
+        [sys.executable, "-m", "imgstore", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+    ) as program:
+        reader.start()
+        os.close(slave)
+        assert program.stdout is not None
+        result = program.stdout.read().decode()
+    reader.join()
+    os.close(master)
+    assert program.returncode == 0, shown
+    return shown.decode(), result
+
+
+def test_progress_tells_where_bytes_come_from(
+    store: Path, tmp_path: Path, pulled: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+):
+    """An update of which another node gives something, the server something, and this node too."""
+    monkeypatch.chdir(tmp_path)
+    image, node = tmp_path / "image", tmp_path / "node"
+    with served(store, "--limit-upload", "3M") as url:
+        pulled(url, "node", "--transport", "http")
+        chance = random.Random(10)
+        for number in range(20):
+            (image / f"g{number}").write_bytes(chance.randbytes(200_000))
+            (image / f"h{number}").write_bytes((image / f"f{number}").read_bytes())
+        assert imgstore("--store", store, "-q", "commit", "web").code == 0
+        pulled(url, "first", "--transport", "swarm")
+        options = ("--transport", "swarm", "--limit-rate", "2M", "--no-seed", *PEERS)
+        shown, result = on_terminal(80, "pull", *options, "node")
+    assert_same(image, node)
+    last = [line for line in shown.split("\r") if "from peers" in line][-1]
+    assert "4.0 MB here" in last
+    assert re.search(r"found [0-9]+ here \(4\.0 MB\)", result)
+    assert 0 < amount(last, "from peers") <= amount(result, "from peers")
+    # With what the server sent by HTTP.
+    assert 0 < amount(last, "from server") <= amount(result, "from the server's seed") + 0.1
+
+
+def amount(text: str, what: str) -> float:
+    """How many megabytes a line tells of."""
+    found = re.search(rf"([0-9.]+) (KB|MB) {what}", text)
+    assert found is not None, text
+    return float(found[1]) / (1 if found[2] == "MB" else 1000)
 
 
 def test_remarks_are_for_those_who_ask(store: Path, tmp_path: Path, pulled: Callable[..., Ended]):

@@ -33,10 +33,14 @@ class Node:
     directory: Path
     settings: SwarmSettings
     remarks: list[str] = field(default_factory=list)
-    came: list[int] = field(default_factory=list)
+    came: list[tuple[int, int]] = field(default_factory=list)
 
     def pull(self, url: str, spec: str = "web", **options: Any) -> PullReport:
-        settings = replace(self.settings, tell=self.remarks.append, came=self.came.append)
+        settings = replace(
+            self.settings,
+            tell=self.remarks.append,
+            came=lambda peers, seed: self.came.append((peers, seed)),
+        )
         with closing(open_reader(url)) as reader:
             return pull(
                 *(reader, [parse_spec(spec)], str(self.directory)),

@@ -39,7 +39,8 @@ def run(options: Namespace, output: Output) -> int:
         def once() -> int:
             with output.progress(f"pull {options.directory}") as progress:
                 swarm = swarm_settings(
-                    options, location, output, lambda count: progress.came(peers=count)
+                    *(options, location, output),
+                    lambda peers, seed: progress.came(peers=peers, server=seed),
                 )
                 report = pull(
                     *(reader, specs, options.directory),
