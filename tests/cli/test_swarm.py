@@ -20,7 +20,6 @@ from urllib.request import urlopen
 
 import pytest
 from support.live import Ended, imgstore
-from support.servers import free_port
 from support.trees import assert_same
 
 from chunkstore.swarm import fetch as fetching
@@ -42,14 +41,15 @@ def store(tmp_path: Path) -> Path:
 
 @contextmanager
 def served(store: Path, *options: str) -> Iterator[str]:
-    port = free_port()
     command = [sys.executable, "-m", "imgstore", "--store", str(store), "serve", *options, *PEERS]
-    command += ["--listen", f"127.0.0.1:{port}"]
+    command += ["--listen", "127.0.0.1:0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout is not None
-            assert b"serving" in server.stdout.readline()
-            yield f"http://127.0.0.1:{port}"
+            said = b""
+            while not said.endswith(b"}\n"):
+                said += server.stdout.readline()
+            yield json.loads(said)["urls"][0]
         finally:
             server.terminate()
             server.wait(20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -16,6 +17,7 @@ from chunkstore.objects.names import parse_spec
 from chunkstore.objects.torrent import Torrent
 from chunkstore.pull import PullReport, pull
 from chunkstore.server import SERVICE, running
+from chunkstore.storage import layout
 from chunkstore.storage.backends import open_reader
 from chunkstore.storage.metered import MeteredReader
 from chunkstore.storage.store import Store
@@ -110,6 +112,16 @@ class Rig:
 
         with running(self.root, session.addresses[0], extend=extend) as url:
             yield url
+
+
+def whole(found: Torrent) -> dict[str, list[tuple[int, int]]]:
+    """All of a pack, as `foresee` is told of it."""
+    return {layout.pack(found.pack): [(0, found.size)]}
+
+
+def cached(node: Path) -> list[str]:
+    """What a node keeps for others."""
+    return [name for name in os.listdir(node / ".imgstore/swarm") if name != "lock"]
 
 
 def together(works: list[Callable[[], object]]) -> list[object]:

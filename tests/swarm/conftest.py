@@ -49,5 +49,12 @@ def rig(made: Path, tmp_path: Path) -> Iterator[Rig]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is to come by swarm does, however much this machine has to do."""
-    for name in ("NOBODY_SECONDS", "FIRST_SECONDS", "STALL_SECONDS"):
+    for name in ("FIRST_SECONDS", "STALL_SECONDS"):
         monkeypatch.setattr(fetch, name, 60.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same decisions, sooner."""
+    for name in ("NOBODY_SECONDS", "FIRST_SECONDS", "STALL_SECONDS", "CHANCE_SECONDS"):
+        monkeypatch.setattr(fetch, name, getattr(fetch, name) / 3)
