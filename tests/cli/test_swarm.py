@@ -87,7 +87,7 @@ def cached(node: Path) -> list[Path]:
 def test_a_node_gives_on_after_its_pull_and_is_stopped(
     store: Path, tmp_path: Path, pulled: Callable[..., Ended]
 ):
-    with served(store, "--limit-upload", "3M") as url:
+    with served(store, "--limit-upload", "8M") as url:
         first = pulled(url, "first", "--transport", "swarm").document
         assert first["swarm"]["packs"] == 1
         assert first["swarm"]["from_seed"] > 5_000_000
@@ -123,7 +123,7 @@ def test_who_goes_on_giving_has_no_powers(
     theirs.mkdir(mode=0o700)
     os.chown(theirs, 12_345, 12_345)
     node = theirs / "node"
-    with served(store, "--limit-upload", "3M") as url:
+    with served(store, "--limit-upload", "8M") as url:
         pulled(url, "theirs/node", "--transport", "swarm")
         threads: list[Path] = []
         for _ in range(300):
@@ -198,7 +198,7 @@ def test_progress_tells_where_bytes_come_from(
     """An update of which another node gives something, the server something, and this node too."""
     monkeypatch.chdir(tmp_path)
     image, node = tmp_path / "image", tmp_path / "node"
-    with served(store, "--limit-upload", "3M") as url:
+    with served(store, "--limit-upload", "8M") as url:
         pulled(url, "node", "--transport", "http")
         chance = random.Random(10)
         for number in range(20):

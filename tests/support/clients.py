@@ -69,6 +69,12 @@ def served(rig: Rig, machine: Machine, *options: str, host: str = "") -> Iterato
         server.stdout.close()
 
 
+def only_ipv6(machine: Machine, address: str) -> None:
+    """Take a machine's IPv4 away, and give it this address."""
+    machine.run("ip", "addr", "del", f"{machine.address}/16", "dev", "eth0")
+    machine.run("ip", "-6", "addr", "add", f"{address}/64", "dev", "eth0", "nodad")
+
+
 @contextmanager
 def transmission(machine: Machine, url: str, pack: str, place: Path) -> Iterator[None]:
     """Debian's transmission fetches a pack, and seeds it once it has all of it.

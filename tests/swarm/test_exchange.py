@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 
 def test_a_crowd_installs_and_updates_from_each_other(rig: Rig):
     """Four nodes, and a seed with a line so narrow that the nodes have to help each other."""
-    with rig.server(limit=4_000_000) as url:
+    with rig.server(limit=8_000_000) as url:
         nodes = [rig.node(f"n{number}") for number in range(4)]
         reports = together([lambda node=node: node.pull(url) for node in nodes])
         size = rig.largest().size

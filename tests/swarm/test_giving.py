@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 
 
 def test_a_node_goes_on_giving_until_it_is_told(rig: Rig):
-    with rig.server(limit=4_000_000) as url:
+    with rig.server(limit=12_000_000) as url:
         paths: list[str] = []
         stopping = threading.Event()
         ready = threading.Event()
@@ -61,7 +61,7 @@ def test_a_node_goes_on_giving_until_it_is_told(rig: Rig):
 
 def test_giving_ends_by_its_terms(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(giving, "SERVED_SECONDS", 1.0)
-    with rig.server(limit=4_000_000) as url:
+    with rig.server(limit=12_000_000) as url:
         node = rig.node("node", give=lambda *_: None)
         node.pull(url)
         path = str(node.directory / ".imgstore/swarm")

@@ -18,7 +18,7 @@ from chunkstore.storage import layout
 def test_a_peer_that_sends_rubbish_is_banned_and_named(rig: Rig):
     found = rig.largest()
     node = rig.node("node")
-    with rig.server(limit=4_000_000) as url, Peer(found, rig.data(found), corrupt) as bad:
+    with rig.server(limit=8_000_000) as url, Peer(found, rig.data(found), corrupt) as bad:
         bad.announce(f"{url}/announce")
         report = node.pull(url)
         assert_same(rig.tree, node.directory)

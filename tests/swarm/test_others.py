@@ -19,6 +19,7 @@ from support.clients import (
     fetched,
     is_whole,
     needs,
+    only_ipv6,
     served,
     transmission,
     wait_for,
@@ -46,13 +47,14 @@ def test_aria2_downloads_a_pack(rig: Rig, tmp_path: Path, seeds: bool):
 
 @needs("transmission-daemon", "transmission-daemon")
 def test_transmission_takes_and_gives(rig: Rig, tmp_path: Path):
-    """From our seed and tracker, by web seed, and as the only seed of a node: all at once, since it
-    takes ten seconds to make up its mind. It has nothing to do with peers on the loopback."""
+    """From our seed and tracker over IPv4 and IPv6, by web seed, and as the only seed of a node:
+    all at once, since it takes ten seconds to make up its mind. It has nothing to do with peers on
+    the loopback."""
     if reason := missing():
         pytest.skip(reason)
     found = rig.largest()
     pack, data = found.pack.hex(), rig.data(found)
-    places = [tmp_path / name for name in ("seeded", "web", "seed")]
+    places = [tmp_path / name for name in ("seeded", "web", "seed", "six")]
     places[2].mkdir(parents=True)
     shutil.copy(rig.root / "packs" / found.name, places[2])
     with network() as net, ExitStack() as stack:
@@ -66,7 +68,11 @@ def test_transmission_takes_and_gives(rig: Rig, tmp_path: Path):
                 (alone, ("--no-seed",)),
             )
         ]
-        others = [other, net.machine(**fast), net.machine(**fast)]
+        others = [other, *(net.machine(**fast) for _ in range(3))]
+        newer = net.machine(**fast)
+        for number, machine in enumerate((newer, others[3]), 1):
+            only_ipv6(machine, f"2001:db8::{number}")
+        urls.append(stack.enter_context(served(rig, newer, host="[2001:db8::1]")))
         for machine, url, place in zip(others, urls, places, strict=True):
             stack.enter_context(transmission(machine, url, pack, place))
         wait_for(lambda: b'"seeds": 1' in fetched(alone, f"{urls[2]}/swarm"), "seeding")
