@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -44,6 +45,10 @@ MAX_WAIT: Final = 30.0
 """Seconds that a server can have us wait before the next attempt."""
 
 _FIRST_WAIT: Final = 0.5
+_GOOD_PART: Final = 64 * 1024
+"""Bytes that make an attempt count for something, however it ended."""
+_SLOW_SECONDS: Final = 5.0
+"""What fails after so long was too slow for one side: others want the line as well."""
 _FIRST_KNOCKS: Final = 2
 """Attempts at a server that has never answered: a wrong URL is no reason to wait."""
 _HEADERS: Final = {"User-Agent": "imgstore", "Accept-Encoding": "identity"}
@@ -122,7 +127,7 @@ class HttpReader:
         if start >= stop:
             return b""
         wanted = Wanted(name, start, stop)
-        self._persist(lambda: self._fetch(wanted))
+        self._persist(lambda: self._fetch(wanted), lambda: wanted.position)
         return wanted.data
 
     def size(self, name: str) -> int:
@@ -144,14 +149,20 @@ class HttpReader:
 
     # Trying again
 
-    def _persist(self, step: Callable[[], _T]) -> _T:
+    def _persist(self, step: Callable[[], _T], position: Callable[[], int] = lambda: 0) -> _T:
+        """Try again what fails: `attempts` times, not counting those that brought a good part."""
         attempt = 1
         while True:
+            before, begun = position(), time.monotonic()
             try:
                 return step()
             except TransferError as error:
                 if not error.retryable or self._attempts == 1:
                     raise
+                if time.monotonic() - begun > _SLOW_SECONDS:
+                    self._pool.narrow()
+                if position() - before >= _GOOD_PART:
+                    attempt = 1
                 is_strange = isinstance(error, Unreachable) and not self._has_answered
                 if attempt >= (_FIRST_KNOCKS if is_strange else self._attempts):
                     message = f"{error}; gave up after {attempt} attempts"

@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from chunkstore.errors import Usage
 from chunkstore.storage.backends.http_access import Access
@@ -46,9 +46,17 @@ class Meter:
         with self._lock:
             return Traffic(self._requests, self._received, self._retries)
 
+WELL: Final = 16
+"""Replies in a row after which one more connection is tried again."""
+
 
 class Pool:
-    """Connections that are lent out, at most `limit` at a time."""
+    """Connections that are lent out, at most `limit` at a time, and fewer on a line too narrow.
+
+    Many nodes with many connections each leave each connection so little of a server's line that
+    both sides drop it for slowness. So `narrow` takes one of them out of use, and replies that come
+    well bring it back.
+    """
 
     def __init__(
         self,
@@ -65,6 +73,8 @@ class Pool:
         self._home = home
         self._away: ssl.SSLContext | None = tls
         self._limit = limit
+        # Connections out of use; those of them that are still lent; replies since that came well.
+        self._narrowed = self._owed = self._well = 0
         self._patience = patience
         self._meter = meter
         self._tls = tls
@@ -78,7 +88,8 @@ class Pool:
     @contextmanager
     def ask(self, method: str, url: Url, headers: Mapping[str, str]) -> Iterator[Reply]:
         """Send a request; a long body left unread costs the connection. Raises `TransferError`."""
-        with self._turns:
+        self._turns.acquire()
+        try:
             connection, reply = self._sent(method, url, headers)
             try:
                 yield reply
@@ -89,6 +100,36 @@ class Pool:
             finally:
                 self._meter.add(received=connection.pace.received)
             self._take_back(connection, reply)
+            self._widen()
+        finally:
+            self._end_turn()
+
+    def narrow(self) -> None:
+        """Use one connection less, if there is more than one."""
+        with self._lock:
+            self._well = 0
+            if self._narrowed < self._limit - 1:
+                self._narrowed += 1
+                if not self._turns.acquire(blocking=False):
+                    self._owed += 1  # all are lent: the next that comes back is not lent again
+
+    def _widen(self) -> None:
+        with self._lock:
+            self._well += 1
+            if self._narrowed and self._well >= WELL:
+                self._well = 0
+                self._narrowed -= 1
+                if self._owed:
+                    self._owed -= 1
+                else:
+                    self._turns.release()
+
+    def _end_turn(self) -> None:
+        with self._lock:
+            if self._owed:
+                self._owed -= 1
+            else:
+                self._turns.release()
 
     def _sent(self, method: str, url: Url, headers: Mapping[str, str]) -> tuple[Connection, Reply]:
         while True:

@@ -2,6 +2,7 @@
 
 import email.utils
 import socket
+import threading
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from support.replies import DATA, NAME, Connect, Serve, chunked, endless, fails,
 from support.servers import Step, reply
 
 from chunkstore.errors import NotFound, Unreachable
-from chunkstore.storage.backends import http
+from chunkstore.storage.backends import http, http_pool
 
 
 @pytest.mark.parametrize("then", ["close", "stall", "reset"])
@@ -196,3 +197,69 @@ def test_bodies_that_can_not_be_are_not_waited_for(
 ) -> None:
     server = serve(Step(reply(status, b"", length=100), "stall"))
     assert str(status) in str(fails(connect(server).reader))
+
+
+def test_attempts_that_bring_a_good_part_do_not_count(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crowd on a narrow line is cut for slowness again and again, and comes to the end."""
+    monkeypatch.setattr(http, "_GOOD_PART", 100)
+    steps = [Step(part(start, 1000)[: start - 900], "close") for start in range(0, 900, 100)]
+    server = serve(*steps, part(900, 1000))
+    assert connect(server, attempts=2).reader.get(NAME, 0, 1000) == DATA[:1000]
+    assert len(server.ranges) == 10
+
+
+def test_attempts_that_bring_next_to_nothing_count(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_GOOD_PART", 101)
+    steps = [Step(part(start, 1000)[: start - 900], "close") for start in range(0, 900, 100)]
+    assert "gave up after 2 attempts" in str(fails(connect(serve(*steps), attempts=2).reader))
+
+
+def test_a_line_that_is_too_narrow_gets_fewer_connections(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One less for each that was too slow, never none; and back when all is well."""
+    monkeypatch.setattr(http, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(http_pool, "WELL", 2)
+    server = serve(*[Step(b"", "close")] * 5, *[part(0, 1000)] * 4)
+    reader, _ = connect(server, attempts=6, connections=3)
+    turns = reader._pool._turns
+    assert reader.get(NAME, 0, 1000) == DATA[:1000]
+    assert free(turns) == 1
+    for count in (2, 2, 3):
+        reader.get(NAME, 0, 1000)
+        assert free(turns) == count
+
+
+def test_a_connection_that_is_lent_is_not_lent_again(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_pool, "WELL", 3)
+    reader, _ = connect(serve(*[part(0, 1000)] * 3), connections=2)
+    pool = reader._pool
+    for _ in range(2):
+        pool._turns.acquire()
+    pool.narrow()
+    assert free(pool._turns) == 0
+    pool._end_turn()
+    assert free(pool._turns) == 0
+    pool._end_turn()
+    assert free(pool._turns) == 1
+    pool.narrow()
+    for _ in range(3):
+        assert free(pool._turns) == 1
+        reader.get(NAME, 0, 1000)
+    assert free(pool._turns) == 2
+
+
+def free(turns: threading.Semaphore) -> int:
+    """How many turns could be had."""
+    count = 0
+    while turns.acquire(blocking=False):
+        count += 1
+    for _ in range(count):
+        turns.release()
+    return count
