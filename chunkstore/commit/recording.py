@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from chunkstore.commit import CommitReport
 from chunkstore.commit.worktree import Worktree
 from chunkstore.objects import delta, manifest
+from chunkstore.objects.cutting import Sink
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.objects.documents import PackUse, Version
 from chunkstore.objects.entry import Entry, change_letter
@@ -24,7 +25,7 @@ from chunkstore.objects.names import BASE
 from chunkstore.progress import Progress, Unwatched
 from chunkstore.storage.repository import Resolved
 from chunkstore.storage.writer import ChunkWriter, Written
-from chunkstore.worktree.capture import Sink, Unsteady, Vanished, capture
+from chunkstore.worktree.capture import Unsteady, Vanished, capture
 from chunkstore.worktree.scan import Gone
 
 if TYPE_CHECKING:

@@ -12,29 +12,17 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from chunkstore.objects import chunker
 from chunkstore.objects.chunklist import ListWriter
+from chunkstore.objects.cutting import BLOCK, Sink, cut_block
 from chunkstore.objects.digest import HOLE, chunk_digest
 from chunkstore.objects.entry import DEVICE, FILE, KIND_OF_FORMAT, MAX_TIME, MIN_TIME, Entry
 from chunkstore.worktree import metadata
 from chunkstore.worktree.scan import Found
 
-_BLOCK: Final = 4 * 1024 * 1024
 _ATTEMPTS: Final = 3
-
-
-class Sink(Protocol):
-    """Takes the content of files."""
-
-    def store(self, chunks: list[tuple[bytes, bytes | memoryview]]) -> None:
-        """Store chunks (digest, bytes) that are not stored yet; the bytes will not change."""
-        ...
-
-    def store_node(self, data: bytes) -> bytes:
-        """Store a list node and return its digest."""
-        ...
 
 
 class Unsteady(Exception):
@@ -216,25 +204,11 @@ def _read_extent(
     kept = b""
     is_end = start >= stop
     while not is_end:
-        fresh = os.pread(descriptor, min(_BLOCK, stop - start), start)
+        fresh = os.pread(descriptor, min(BLOCK, stop - start), start)
         start += len(fresh)
         # No bytes where there should be some: the file has been cut short.
         is_end = start >= stop or not fresh
         block = kept + fresh if kept else fresh
-        # Near the end of a block the chunker could have seen further: what is left there is
-        # offered again in front of the next block.
-        limit = len(block) if is_end else len(block) - parameters.maximum
-        view = memoryview(block)
-        chunks: list[tuple[bytes, bytes | memoryview]] = []
-        offset = 0
-        for length in chunker.cut(block, parameters):
-            if offset > limit:
-                break
-            data = view[offset : offset + length]
-            digest = chunk_digest(data)
-            chunks.append((digest, data))
-            writer.add(digest, length)
-            offset += length
-        sink.store(chunks)
+        offset = cut_block(block, parameters, sink, writer, is_end=is_end)
         kept = block[offset:]
     return start

@@ -20,7 +20,6 @@ from typing import BinaryIO, Final
 from chunkstore.archive import sidecar
 from chunkstore.archive.acl import Lookup, nobody
 from chunkstore.archive.reading import layers
-from chunkstore.archive.reading.content import Sink
 from chunkstore.archive.reading.decompression import Readable, open_blocks
 from chunkstore.archive.reading.images import Layout, Sifted
 from chunkstore.archive.reading.members import TarReader
@@ -31,6 +30,7 @@ from chunkstore.archive.reading.unpacking import unpack
 from chunkstore.errors import Corrupt, Usage
 from chunkstore.fsio import Directory
 from chunkstore.objects.chunker import Parameters
+from chunkstore.objects.cutting import Sink
 from chunkstore.objects.names import printable
 from chunkstore.progress import Progress, Unwatched
 

@@ -7,26 +7,12 @@ a node per level of a long chunk list.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, Protocol
 
 from chunkstore.archive.reading.members import Run
 from chunkstore.objects import chunker
 from chunkstore.objects.chunklist import ListWriter
-from chunkstore.objects.digest import HOLE, chunk_digest
-
-_BLOCK: Final = 4 * 1024 * 1024
-
-
-class Sink(Protocol):
-    """Takes content."""
-
-    def store(self, chunks: list[tuple[bytes, bytes | memoryview]]) -> None:
-        """Store chunks (digest, bytes) that are not stored yet; the bytes will not change."""
-        ...
-
-    def store_node(self, data: bytes) -> bytes:
-        """Store a list node and return its digest."""
-        ...
+from chunkstore.objects.cutting import BLOCK, Sink, cut_block
+from chunkstore.objects.digest import HOLE
 
 
 def store(
@@ -58,23 +44,9 @@ def _store_run(
         held.append(part)
         waiting += len(part)
         left -= len(part)
-        if left and waiting < _BLOCK:
+        if left and waiting < BLOCK:
             continue
         block = held[0] if len(held) == 1 else b"".join(held)
-        # Near the end of a block the chunker could have seen further: what is left there is
-        # offered again in front of what comes next.
-        limit = len(block) - parameters.maximum if left else len(block)
-        view = memoryview(block)
-        chunks: list[tuple[bytes, bytes | memoryview]] = []
-        offset = 0
-        for length in chunker.cut(block, parameters):
-            if offset > limit:
-                break
-            data = view[offset : offset + length]
-            digest = chunk_digest(data)
-            chunks.append((digest, data))
-            writer.add(digest, length)
-            offset += length
-        sink.store(chunks)
+        offset = cut_block(block, parameters, sink, writer, is_end=not left)
         held = [block[offset:]] if offset < len(block) else []
         waiting = len(block) - offset

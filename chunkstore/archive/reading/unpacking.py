@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from chunkstore.archive.reading import content, dumpdir
-from chunkstore.archive.reading.content import Sink
 from chunkstore.archive.reading.members import LINK, Member, Run
 from chunkstore.archive.reading.tree import Tree
 from chunkstore.errors import Corrupt
 from chunkstore.objects.chunker import Parameters
+from chunkstore.objects.cutting import Sink
 from chunkstore.objects.entry import DIRECTORY, FILE, SYMLINK, Entry
 from chunkstore.objects.names import printable, split
 from chunkstore.objects.overlay import OPAQUE, WHITEOUT

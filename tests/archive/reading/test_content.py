@@ -54,7 +54,7 @@ def test_where_pieces_end_makes_no_difference(
     whole, cut = Kept(), Kept()
     wanted = content.store([(0, size, iter([data]))] if size else [], size, SMALL, whole)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(content, "_BLOCK", 50_000)
+        patched.setattr(content, "BLOCK", 50_000)
         runs = [(0, size, pieces(data, sizes))] if size else []
         found = content.store(runs, size, SMALL, cut)
     assert found == wanted
