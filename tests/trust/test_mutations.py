@@ -362,7 +362,7 @@ GUARDS = {
         "tests/storage/test_access.py::test_a_certificate_lets_in",
     ),
     "handshakes aside": Guard(
-        "server/run.py",
+        "server/listening.py",
         "        task = asyncio.create_task(_connect(accepted, guard, factory, tls, patience))\n",
         "        await _connect(accepted, guard, factory, tls, patience)\n        continue\n",
         "tests/storage/test_access.py::test_a_slow_handshake_keeps_nobody_waiting",
