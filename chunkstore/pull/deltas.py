@@ -23,7 +23,7 @@ from chunkstore.objects.documents import PackUse
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Reader, Span, abandon
 from chunkstore.storage.catalog import FramePlace
-from chunkstore.storage.chunks import Range, plan_ranges, read_range
+from chunkstore.storage.ranges import Range, plan_ranges, read_range
 from chunkstore.storage.stage import Stage
 from chunkstore.storage.threads import Threads
 from chunkstore.worktree.sources import TreeChunks

@@ -9,15 +9,15 @@ whatever the number of chunks. Leaves finding places to a `Locator` and bytes to
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from chunkstore.errors import Corrupt, NotFound
-from chunkstore.objects import codec
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Reader, abandon, doubt
+from chunkstore.storage.ranges import MAX_GAP, Range, open_frame, plan_ranges, read_range
 from chunkstore.storage.threads import Threads
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ WINDOW: Final = 16 * 1024 * 1024
 way at once."""
 RECENT: Final = 48 * 1024 * 1024
 """Raw bytes of frames kept for the chunks that come later: packs of several commits interleave."""
-MAX_RANGE: Final = 2 * 1024 * 1024
-MAX_GAP: Final = 32 * 1024
-"""Stored bytes read for nothing rather than asking again."""
 _STEP: Final = 32
 _LEAST: Final = 2048
 """What a chunk counts for in a window at least: many tiny ones take memory too."""
@@ -77,65 +74,6 @@ class Reuse(Protocol):
     def load(self, digest: bytes, length: int) -> bytes | memoryview | None:
         """The chunk, its digest checked; None when it is not there after all."""
         ...
-
-
-class Range(NamedTuple):
-    """Frames of one pack that are read by one request."""
-
-    pack: bytes
-    start: int
-    stop: int
-    frames: list[FramePlace]
-
-
-def plan_ranges(
-    frames: Iterable[FramePlace], *, max_gap: int = MAX_GAP, max_range: int = MAX_RANGE
-) -> list[Range]:
-    """Merge frames that lie close together into ranges, pack by pack in the order given."""
-    by_pack: dict[bytes, list[FramePlace]] = {}
-    for frame in frames:
-        by_pack.setdefault(frame.pack, []).append(frame)
-    ranges: list[Range] = []
-    for pack, members in by_pack.items():
-        members.sort(key=lambda frame: frame.offset)
-        current: list[FramePlace] = []
-        start = stop = 0
-        for frame in members:
-            end = frame.offset + frame.stored
-            if current and (frame.offset - stop > max_gap or end - start > max_range):
-                ranges.append(Range(pack, start, stop, current))
-                current = []
-            if not current:
-                start = frame.offset
-            current.append(frame)
-            stop = end
-        if current:
-            ranges.append(Range(pack, start, stop, current))
-    return ranges
-
-
-def read_range(
-    reader: Reader, wanted: Range, *, name: Callable[[bytes], str] = layout.pack
-) -> list[tuple[FramePlace, memoryview]]:
-    """The stored bytes of each frame of a range. Raises `Corrupt` for a pack that is too short.
-
-    `name` says what the object of a pack is called.
-    """
-    data = memoryview(reader.get(name(wanted.pack), wanted.start, wanted.stop))
-    where = f"pack {wanted.pack.hex()}"
-    if len(data) != wanted.stop - wanted.start:
-        raise Corrupt(f"{where}: ends before byte {wanted.stop}", where=where)
-    parts = []
-    for frame in wanted.frames:
-        start = frame.offset - wanted.start
-        parts.append((frame, data[start : start + frame.stored]))
-    return parts
-
-
-def open_frame(frame: FramePlace, stored: bytes | memoryview) -> bytes:
-    """The raw bytes of a frame. Raises `Corrupt`."""
-    where = f"pack {frame.pack.hex()}, frame at {frame.offset}"
-    return codec.decompress(frame.codec, stored, frame.raw, where)
 
 
 class _Loaded:

@@ -20,7 +20,7 @@ from chunkstore.objects.digest import chunk_digest
 from chunkstore.storage import layout
 from chunkstore.storage.backend import Reader, abandon, doubt
 from chunkstore.storage.catalog import FramePlace, Place
-from chunkstore.storage.chunks import Range, open_frame, plan_ranges, read_range
+from chunkstore.storage.ranges import Range, open_frame, plan_ranges, read_range
 
 Needs = dict[FramePlace, list[tuple[bytes, Place]]]
 """For each frame, the chunks in it that are wanted."""

@@ -16,7 +16,7 @@ from chunkstore.errors import (
     LocalError,
     TransferError,
 )
-from chunkstore.storage import chunks
+from chunkstore.storage import ranges
 from chunkstore.storage.backends.memory import FailingBackend
 
 
@@ -90,9 +90,8 @@ def test_an_interrupted_installation_goes_on_with_the_room_it_has_left(place: Pa
             return super().get(name, start, stop)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chunkstore.storage.chunks.MAX_RANGE", 500_000)
         patch.setattr("chunkstore.storage.chunks.WINDOW", 500_000)
-        patch.setitem(chunks.plan_ranges.__kwdefaults__, "max_range", 500_000)
+        patch.setitem(ranges.plan_ranges.__kwdefaults__, "max_range", 500_000)
         with pytest.raises(TransferError):
             bring(Late(stores.in_memory(line.store)), "web", line.node)
     assert len(os.listdir(line.node)) > 2, "some files are there"

@@ -18,7 +18,8 @@ from chunkstore.storage import chunks as reading
 from chunkstore.storage import layout
 from chunkstore.storage.backends.memory import FailingBackend, MemoryBackend
 from chunkstore.storage.catalog import Catalog, FramePlace, Place
-from chunkstore.storage.chunks import ChunkReader, plan_ranges
+from chunkstore.storage.chunks import ChunkReader
+from chunkstore.storage.ranges import MAX_RANGE, plan_ranges
 from chunkstore.storage.writer import ChunkWriter
 
 A, B = b"a" * 32, b"b" * 32
@@ -107,8 +108,8 @@ def test_a_whole_pack_in_few_requests(shop: Shop) -> None:
             pass
     read = sum(stop - start for _, start, stop in shop.requests)
     assert read == sum(map(len, shop.chunks.values())), "nothing twice, no gaps"
-    assert len(shop.requests) <= read / reading.MAX_RANGE + 4
-    assert all(stop - start <= reading.MAX_RANGE for _, start, stop in shop.requests)
+    assert len(shop.requests) <= read / MAX_RANGE + 4
+    assert all(stop - start <= MAX_RANGE for _, start, stop in shop.requests)
 
 
 def frame(offset: int, stored: int, of: bytes = A) -> FramePlace:

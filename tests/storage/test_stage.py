@@ -12,7 +12,7 @@ from support.forge import Forge
 from chunkstore.errors import Corrupt, LocalError, NotFound, TransferError
 from chunkstore.objects.digest import chunk_digest
 from chunkstore.objects.pack import parse_index
-from chunkstore.storage import layout
+from chunkstore.storage import layout, ranges
 from chunkstore.storage.backends.memory import FailingBackend
 from chunkstore.storage.catalog import Catalog
 from chunkstore.storage.chunks import ChunkReader
@@ -86,10 +86,8 @@ def test_what_is_there_and_damaged_is_fetched_again(
 def test_an_interrupted_fetch_goes_on(
     remote: Remote, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chunkstore.storage import chunks
-
-    defaults = {**(chunks.plan_ranges.__kwdefaults__ or {}), "max_range": 200_000}
-    monkeypatch.setattr(chunks.plan_ranges, "__kwdefaults__", defaults)
+    defaults = {**(ranges.plan_ranges.__kwdefaults__ or {}), "max_range": 200_000}
+    monkeypatch.setattr(ranges.plan_ranges, "__kwdefaults__", defaults)
     counter = FailingBackend(remote.backend)
     Stage(f"{stage._root} whole").fetch(remote.needs(), counter, threads=1)
     whole = counter.calls
