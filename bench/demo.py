@@ -203,7 +203,7 @@ def pull(*words: str | Path) -> int:
     )
     swarm = report["swarm"]
     ways = {
-        f"over HTTP in {report['requests']} requests": report["received_bytes"],
+        f"over HTTP (requests: {report['requests']})": report["received_bytes"],
         "from the server's seed": swarm["from_seed"],
         "from peers": swarm["from_peers"],
     }
