@@ -46,6 +46,7 @@ class Meter:
         with self._lock:
             return Traffic(self._requests, self._received, self._retries)
 
+
 WELL: Final = 16
 """Replies in a row after which one more connection is tried again."""
 
