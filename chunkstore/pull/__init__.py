@@ -12,12 +12,14 @@ the old version, the new one, or marked as in between, and then the next pull, o
 the network, finishes it. Nothing is changed on the word of a ref that can't be believed. Nothing
 outside the directory is written. Leaves the reading of remotes to `storage.backends` and the rules
 of trust to `trust`.
+
+Most pulls find nothing to do. So what changes trees is imported when there is something to change;
+before the tree is touched `worktree.preload` brings in the rest.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -25,22 +27,16 @@ from chunkstore.errors import Conflict, NotFound, local_errors
 from chunkstore.fsio import Directory
 from chunkstore.objects.names import STATE_DIR, Spec, layers_text
 from chunkstore.progress import Progress, Unwatched
-from chunkstore.pull import crowd, hooks
-from chunkstore.pull.atomic import beside, exchange_back, previous_tree, settle
+from chunkstore.pull import crowd
 from chunkstore.pull.context import Context
-from chunkstore.pull.first import FirstInstallation
 from chunkstore.pull.recovery import finish_interrupted
 from chunkstore.pull.remote import Remote
 from chunkstore.pull.report import PullOptions, PullReport, Trust
-from chunkstore.pull.sweep import sweep
-from chunkstore.pull.update import needs_survey, repair, update
 from chunkstore.storage.backend import Reader
 from chunkstore.storage.metered import MeteredReader
-from chunkstore.worktree.install import require_empty
 from chunkstore.worktree.installed import Source
 from chunkstore.worktree.node import NodeState
 from chunkstore.worktree.remembered import remembered
-from chunkstore.worktree.swap import Swap
 
 __all__ = [
     "PullOptions",
@@ -72,13 +68,13 @@ def pull(
     """
     options = options or PullOptions()
     if not options.dry_run and not _has_state(directory):
-        require_empty(directory)
+        _require_empty(directory)
     watched = progress or Unwatched()
     metered = MeteredReader(reader, came=lambda count: watched.came(server=count))
     report = PullReport()
     with local_errors("can't pull"), _opened(directory, options) as (state, tree):
         if state.is_new and not options.dry_run:
-            require_empty(directory)
+            _require_empty(directory)
         with (
             crowd.joined(metered, options, state, report) as joined,
             Remote(joined, specs, state) as remote,
@@ -93,7 +89,7 @@ def pull(
                 is_swapped = False
                 _run(context, remote, source)
             if not options.dry_run and not is_swapped:
-                hooks.after(context)
+                _run_hooks(context)
         if is_swapped:
             _after_swap(directory, options, report)
     report.requests, report.received = metered.traffic
@@ -104,6 +100,8 @@ def pull(
 def _opened(directory: str, options: PullOptions) -> Iterator[tuple[NodeState, Directory]]:
     with ExitStack() as stack:
         if options.dry_run and not os.path.isdir(directory):
+            import tempfile
+
             # Nothing is made in a dry run, not even the directory: an empty one stands for it.
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgstore-"))
         state = stack.enter_context(NodeState(directory, read_only=options.dry_run))
@@ -118,7 +116,7 @@ def _run(context: Context, remote: Remote, source: Source) -> None:
     if old is not None and is_whole and remote.is_installed(refs, old):
         report.layers, report.before = old.layers, old.layers
         report.entries = old.root.entries
-        if not needs_survey(context):
+        if not context.needs_survey:
             if state.source != source and not context.options.dry_run:
                 state.note_source(source)
             return
@@ -126,24 +124,33 @@ def _run(context: Context, remote: Remote, source: Source) -> None:
     report.layers, report.before = target.layers, old.layers if old is not None else ()
     report.entries = target.root.entries
     if old is None:
+        from chunkstore.pull.first import FirstInstallation
+
         report.is_changed = True
         FirstInstallation(context, remote, target, source).run()
-    elif target != old or not is_whole or needs_survey(context):
+    elif target != old or not is_whole or context.needs_survey:
+        from chunkstore.pull.update import update
+
         update(context, old, target, source)
         report.is_changed = target != old or not is_whole or bool(report.changes)
     elif not context.options.dry_run:
         state.note_source(source)
     if not context.options.dry_run:
+        from chunkstore.pull.sweep import sweep
+
         sweep(context, target.root)
 
 
 def _run_beside(context: Context, remote: Remote, source: Source) -> bool:
     """Update a clone of the tree and put it into place. Returns whether there was anything."""
+    from chunkstore.pull.atomic import beside, settle
+    from chunkstore.worktree.swap import Swap
+
     state, report = context.state, context.report
     refs = remote.refs(context.options, report)
     old = state.installed
     assert old is not None
-    if not state.halves and remote.is_installed(refs, old) and not needs_survey(context):
+    if not state.halves and remote.is_installed(refs, old) and not context.needs_survey:
         settle(context.directory)
         _run(context, remote, source)
         return False
@@ -166,8 +173,16 @@ def _after_swap(directory: str, options: PullOptions, report: PullReport) -> Non
     with NodeState(directory) as state, Directory(directory) as tree:
         shortfalls = report.shortfalls
         with Context(tree, state, None, options, report, Unwatched()) as context:
-            hooks.after(context)
+            _run_hooks(context)
         report.shortfalls = shortfalls
+
+
+def _run_hooks(context: Context) -> None:
+    """Run what still has to run after a change, this one or one before."""
+    if context.state.after is not None:
+        from chunkstore.pull import hooks
+
+        hooks.after(context)
 
 
 def rollback(
@@ -184,6 +199,8 @@ def rollback(
     so the next pull goes forward again. Raises `NotFound` when there was none
     before, or the remote has dropped it.
     """
+    from chunkstore.pull.atomic import exchange_back, previous_tree
+
     if not _has_state(directory):
         raise NotFound(f"nothing was pulled into {directory}", name=directory)
     options = options or PullOptions()
@@ -224,6 +241,8 @@ def recover(
     Also runs hooks that had to run after it. Raises `NotFound` when nothing was pulled here,
     `Conflict` when only a pull can finish it.
     """
+    from chunkstore.pull.atomic import settle
+
     if not _has_state(directory):
         raise NotFound(f"nothing was pulled into {directory}", name=directory)
     report = PullReport()
@@ -241,7 +260,7 @@ def recover(
                 f"only 'imgstore pull {directory}' can finish it"
             )
         settle(directory)
-        hooks.after(own)
+        _run_hooks(own)
         if not report.layers and state.installed is not None:
             report.layers = state.installed.layers
             report.entries = state.installed.root.entries
@@ -259,6 +278,8 @@ def mend(
 
     What was changed here is saved. Without a `reader` only what the node itself holds can be used.
     """
+    from chunkstore.pull.update import repair
+
     if not _has_state(directory):
         raise NotFound(f"nothing was pulled into {directory}", name=directory)
     options = options or PullOptions()
@@ -285,10 +306,16 @@ def mend(
             report.entries = installed.root.entries
             repair(context, installed, state.source or Source("", ""))
             report.is_changed = bool(report.changes)
-            hooks.after(context)
+            _run_hooks(context)
         if metered is not None:
             report.requests, report.received = metered.traffic
     return report
+
+
+def _require_empty(directory: str) -> None:
+    from chunkstore.worktree.install import require_empty
+
+    require_empty(directory)
 
 
 def _has_state(directory: str) -> bool:

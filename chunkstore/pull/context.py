@@ -5,24 +5,26 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from chunkstore import fsio
 from chunkstore.errors import DamagedState, LocalError, NotFound
 from chunkstore.fsio import Directory
-from chunkstore.objects import chunklist
-from chunkstore.objects.entry import Entry
-from chunkstore.objects.lookup import Lookup
 from chunkstore.objects.names import printable
 from chunkstore.progress import Progress
 from chunkstore.pull.remote import Remote
 from chunkstore.pull.report import PullOptions, PullReport
-from chunkstore.worktree.baseline import Witness
 from chunkstore.worktree.installed import Installed
 from chunkstore.worktree.mounts import mounts_below
 from chunkstore.worktree.node import NodeState
 from chunkstore.worktree.patterns import Patterns, own_rules
-from chunkstore.worktree.planner import Planner
 from chunkstore.worktree.restore import Shortfalls
+
+if TYPE_CHECKING:
+    from chunkstore.objects.entry import Entry
+    from chunkstore.objects.lookup import Lookup
+    from chunkstore.worktree.baseline import Baseline, Witness
+    from chunkstore.worktree.planner import Planner
 
 
 class Context:
@@ -53,7 +55,7 @@ class Context:
         self.mounts = mounts_below(tree)
         self.excludes = Patterns([*options.excludes, *own_rules(tree)])
         self.left_out = self.excludes.lines
-        self.baseline = state.baseline()
+        self._baseline: Baseline | None = None
         report.shortfalls = Shortfalls(strict=options.strict, devices=options.devices)
         report.left_alone = [(mount.path, mount.kind) for mount in self.mounts.left_alone]
 
@@ -61,12 +63,25 @@ class Context:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.baseline.close()
+        if self._baseline is not None:
+            self._baseline.close()
+
+    @property
+    def baseline(self) -> Baseline:
+        """How the files of the image looked when they were put there."""
+        if self._baseline is None:
+            self._baseline = self.state.baseline()
+        return self._baseline
 
     def exclude_again(self) -> None:
         """Exclude also what the pull left out that made the tree, which goes on lacking it."""
         self.excludes = Patterns([*self.state.excludes, *self.excludes.lines])
         self.left_out = self.state.excludes
+
+    @property
+    def needs_survey(self) -> bool:
+        """Whether there may be something to do although the version is the installed one."""
+        return self.options.mirror or self.state.excludes != self.excludes.lines
 
     def load(self, digest: bytes) -> bytes:
         """A node of a manifest or chunk list, from the state, else from the remote."""
@@ -90,11 +105,17 @@ class Context:
 
     def witness(self, sides: Iterable[Installed]) -> Witness:
         """Tells what came from one of these versions from what is the node's own."""
+        from chunkstore.objects.lookup import Lookup
+        from chunkstore.worktree.baseline import Witness
+
         lookups = [Lookup(side.root, self.load) for side in sides]
         return Witness(self.baseline, lambda path: _known(lookups, path), self.load)
 
     def planner(self, target: Installed, witness: Witness) -> Planner:
         """A planner for making the tree `target`."""
+        from chunkstore.objects.lookup import Lookup
+        from chunkstore.worktree.planner import Planner
+
         return Planner(
             self.tree,
             Lookup(target.root, self.load).find,
@@ -121,6 +142,8 @@ def require_room(context: Context, entries: Iterable[Entry]) -> None:
 
     Each mounted file system is asked for what would lie on it. Holes and further links take none.
     """
+    from chunkstore.objects import chunklist
+
     sizes: dict[bytes, int] = {}
     counts: dict[bytes, int] = {}
     for entry in entries:

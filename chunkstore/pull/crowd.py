@@ -10,11 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from chunkstore.errors import Conflict, LocalError
 from chunkstore.pull.report import PullOptions, PullReport
 from chunkstore.storage.backend import Reader
 from chunkstore.worktree.node import NodeState
+
+if TYPE_CHECKING:
+    from chunkstore.swarm.cache import Cache
 
 
 @contextmanager
@@ -26,17 +30,19 @@ def joined(
     if settings is None or settings.transport == "http" or options.dry_run:
         yield server
         return
-    from chunkstore.swarm.cache import Cache
-    from chunkstore.swarm.giving import stop
     from chunkstore.swarm.reader import SwarmReader
 
     path = os.path.join(settings.staging, "imgstore-swarm") if settings.staging else state.swarm
 
     def opened() -> Cache:
+        from chunkstore.swarm.cache import Cache
+
         try:
             return Cache(path)
         except Conflict:
             # Somebody gives what came by an earlier pull: we do that now, and more.
+            from chunkstore.swarm.giving import stop
+
             stop(path)
             return Cache(path)
 

@@ -6,13 +6,9 @@ import os
 
 from chunkstore.errors import Corrupt
 from chunkstore.fsio import NOT_THERE
-from chunkstore.objects.lookup import Lookup
-from chunkstore.pull.change import finish
 from chunkstore.pull.context import Context
 from chunkstore.worktree import journal
-from chunkstore.worktree.aside import Aside, leftovers
 from chunkstore.worktree.installed import Source
-from chunkstore.worktree.preload import everything
 
 
 def finish_interrupted(context: Context) -> bool:
@@ -26,12 +22,16 @@ def finish_interrupted(context: Context) -> bool:
     state = context.state
     target, token = state.pending, state.token
     if target is None or not token:
-        old = None if state.installed is None else Lookup(state.installed.root, context.load).find
-        leftovers(context.tree, context.mounts, old)
+        if state.has_new or context.mounts.points:
+            _remove_leftovers(context)
         if target is None and os.path.exists(state.journal):
             # It was cut off when only sweeping up was left.
             journal.remove(state.journal)
         return False
+    from chunkstore.pull.change import finish
+    from chunkstore.worktree.aside import Aside
+    from chunkstore.worktree.preload import everything
+
     try:
         step = journal.read(state.journal, token)
         if step is None:
@@ -53,3 +53,12 @@ def finish_interrupted(context: Context) -> bool:
     report.changed, report.removed = step.writes, len(step.removed) + len(step.swept)
     report.is_recovered = report.is_changed = True
     return True
+
+
+def _remove_leftovers(context: Context) -> None:
+    from chunkstore.objects.lookup import Lookup
+    from chunkstore.worktree.aside import leftovers
+
+    installed = context.state.installed
+    old = None if installed is None else Lookup(installed.root, context.load).find
+    leftovers(context.tree, context.mounts, old)

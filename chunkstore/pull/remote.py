@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chunkstore.errors import NotFound, Untrusted
 from chunkstore.objects import manifest
@@ -19,12 +19,13 @@ from chunkstore.objects.names import Spec
 from chunkstore.pull.report import PullOptions, PullReport, Trust
 from chunkstore.storage import believe
 from chunkstore.storage.backend import Reader
-from chunkstore.storage.catalog import Catalog
-from chunkstore.storage.chunks import ChunkReader
-from chunkstore.storage.layers import lay
 from chunkstore.storage.repository import RemoteLocator, Repository, Resolved
 from chunkstore.worktree.installed import Installed, Layer
 from chunkstore.worktree.node import NodeState
+
+if TYPE_CHECKING:
+    from chunkstore.storage.catalog import Catalog
+    from chunkstore.storage.chunks import ChunkReader
 
 CONNECTIONS = 6
 _NODES_AT_ONCE = 128
@@ -155,6 +156,8 @@ class Remote:
         self._open([layer.version for layer in target.layers])
 
     def _open(self, versions: list[bytes]) -> None:
+        from chunkstore.storage.chunks import ChunkReader
+
         self._catalog = self._state.catalog()
         self.locator = RemoteLocator(self.repository, self._catalog, *versions)
         self._chunks = ChunkReader(self.reader, self.locator, threads=CONNECTIONS)
@@ -174,6 +177,8 @@ class Remote:
         return data
 
     def _manifest(self, versions: Sequence[Resolved]) -> NodeRef:
+        from chunkstore.storage.layers import lay
+
         for version in versions:
             self._fetch_nodes(version.version.root)
         composed = lay(self.specs, versions, self.load)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chunkstore.swarm.settings import Figures, SwarmSettings
 from chunkstore.trust.root import Root
-from chunkstore.worktree.hooks import Listener
 from chunkstore.worktree.installed import Layer
 from chunkstore.worktree.restore import Shortfalls
-from chunkstore.worktree.twin import CloneReport
+
+if TYPE_CHECKING:
+    from chunkstore.worktree.hooks import Listener
+    from chunkstore.worktree.twin import CloneReport
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Trust(Enum):
@@ -25,8 +30,7 @@ class Trust(Enum):
     """A store without keys, whoever has changed it; a node that trusts a store stays with that."""
 
 
-@dataclass(frozen=True)
-class PullOptions:
+class PullOptions(NamedTuple):
     """How to pull. Patterns and commands are those of this run; the node has more of its own.
 
     `stamp` names the directory for what has to be saved, `clock` is the time in nanoseconds, and
@@ -50,14 +54,13 @@ class PullOptions:
     pre_apply: tuple[str, ...] = ()
     post_apply: tuple[str, ...] = ()
     stamp: str = "pull"
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = _NOTHING
     listener: Listener = lambda _hook, _line: None
     """Takes what hooks print."""
     swarm: SwarmSettings | None = None
     """How to take packs from other nodes; None for the server alone."""
 
 
-@dataclass
 class PullReport:
     """What a pull did, or would do. Chunks are counted once, however often they occur.
 
@@ -67,41 +70,49 @@ class PullReport:
     what was changed here and left alone, `left_alone` mounts that are not the image's.
     """
 
-    layers: tuple[Layer, ...] = ()
-    before: tuple[Layer, ...] = ()
-    trusted: Root | None = None
-    """The root that was believed on first use."""
-    is_unsigned: bool = False
-    """Nobody vouches for what was pulled."""
-    is_changed: bool = False
-    is_first: bool = False
-    is_recovered: bool = False
-    is_exchanged: bool = False
-    """The tree of before was put back whole."""
-    entries: int = 0
-    changed: int = 0
-    removed: int = 0
-    needed_chunks: int = 0
-    needed_bytes: int = 0
-    local_chunks: int = 0
-    local_bytes: int = 0
-    fetched_chunks: int = 0
-    fetched_bytes: int = 0
-    delta_chunks: int = 0
-    moving: int = 0
-    received: int = 0
-    requests: int = 0
-    changes: list[tuple[str, bytes]] = field(default_factory=list)
-    shortfalls: Shortfalls = field(default_factory=Shortfalls)
-    saved: list[tuple[bytes, bytes]] = field(default_factory=list)
-    kept: list[bytes] = field(default_factory=list)
-    left_alone: list[tuple[bytes, str]] = field(default_factory=list)
-    shared: CloneReport | None = None
-    """How the unchanged files came into a tree made beside the old one."""
-    hook_error: str = ""
-    """What a hook that ran after the change said, when it failed."""
-    swarm: Figures = field(default_factory=Figures)
-    """What came through swarms; `received` is without it."""
+    def __init__(
+        self,
+        layers: tuple[Layer, ...] = (),
+        *,
+        is_changed: bool = False,
+        is_exchanged: bool = False,
+        entries: int = 0,
+    ) -> None:
+        self.layers = layers
+        self.before: tuple[Layer, ...] = ()
+        self.trusted: Root | None = None
+        """The root that was believed on first use."""
+        self.is_unsigned = False
+        """Nobody vouches for what was pulled."""
+        self.is_changed = is_changed
+        self.is_first = False
+        self.is_recovered = False
+        self.is_exchanged = is_exchanged
+        """The tree of before was put back whole."""
+        self.entries = entries
+        self.changed = 0
+        self.removed = 0
+        self.needed_chunks = 0
+        self.needed_bytes = 0
+        self.local_chunks = 0
+        self.local_bytes = 0
+        self.fetched_chunks = 0
+        self.fetched_bytes = 0
+        self.delta_chunks = 0
+        self.moving = 0
+        self.received = 0
+        self.requests = 0
+        self.changes: list[tuple[str, bytes]] = []
+        self.shortfalls = Shortfalls()
+        self.saved: list[tuple[bytes, bytes]] = []
+        self.kept: list[bytes] = []
+        self.left_alone: list[tuple[bytes, str]] = []
+        self.shared: CloneReport | None = None
+        """How the unchanged files came into a tree made beside the old one."""
+        self.hook_error = ""
+        """What a hook that ran after the change said, when it failed."""
+        self.swarm = Figures()
+        """What came through swarms; `received` is without it."""
 
     @property
     def image(self) -> str:

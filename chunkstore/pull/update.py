@@ -32,11 +32,6 @@ def update(context: Context, old: Installed, target: Installed, source: Source) 
     carry_out(context, _plan(context, sides, target), sides, target, source)
 
 
-def needs_survey(context: Context) -> bool:
-    """Whether there may be something to do although the version is the installed one."""
-    return context.options.mirror or context.state.excludes != context.excludes.lines
-
-
 def repair(context: Context, installed: Installed, source: Source) -> None:
     """Make the tree what it should be, comparing every byte; unknown files stay."""
     planner = context.planner(installed, context.witness([installed]))

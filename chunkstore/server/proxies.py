@@ -10,11 +10,12 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from chunkstore.swarm.settings import Network
+if TYPE_CHECKING:
+    from chunkstore.swarm.settings import Network
 
 _FOR: Final = "X-Forwarded-For"
 _PROTO: Final = "X-Forwarded-Proto"

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -111,7 +110,7 @@ class Part:
                 settings = self._settings.session
                 self._port.release()
                 try:
-                    self._session = Session(replace(settings, ports=(self.port, self.port)))
+                    self._session = Session(settings._replace(ports=(self.port, self.port)))
                 except LocalError:
                     # Somebody was quicker. At another port we are another peer, and as good.
                     self._session = Session(settings)

@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from chunkstore.errors import LocalError
 from chunkstore.storage.backend import Reader, Span, abandon, doubt
-from chunkstore.swarm.cache import Cache
-from chunkstore.swarm.choice import Wish
-from chunkstore.swarm.fetch import Fetch, Way
-from chunkstore.swarm.part import Part
 from chunkstore.swarm.settings import Figures, SwarmSettings
-from chunkstore.swarm.wishes import Wishes
+
+if TYPE_CHECKING:
+    from chunkstore.swarm.cache import Cache
+    from chunkstore.swarm.choice import Wish
+    from chunkstore.swarm.fetch import Fetch
+    from chunkstore.swarm.part import Part
+    from chunkstore.swarm.wishes import Wishes
 
 
 class SwarmReader:
     """Reads from `server`, and packs from their swarms into a cache, opened when it is needed.
 
-    Close it before the `server`.
+    What makes a swarm is loaded when something is foreseen. Close it before the `server`.
     """
 
     def __init__(
@@ -34,7 +37,8 @@ class SwarmReader:
     ) -> None:
         self._server = server
         self._settings = settings
-        self._wishes = Wishes(server, settings, open_cache)
+        self._open_cache = open_cache
+        self._wishes: Wishes | None = None
         self._lock = threading.Lock()
         self._fetches: dict[str, Fetch] = {}
         self._part: Part | None = None
@@ -44,7 +48,7 @@ class SwarmReader:
     @property
     def cache(self) -> Cache | None:
         """Where packs of swarms are, once there are any."""
-        return self._wishes.cache
+        return self._wishes.cache if self._wishes is not None else None
 
     # Reading
 
@@ -61,6 +65,10 @@ class SwarmReader:
 
     def foresee(self, spans: Mapping[str, Sequence[Span]], *, reserve: int = 0) -> None:
         """Take part for those packs for which it is worth it. See `Foreseeing.foresee`."""
+        from chunkstore.swarm.wishes import Wishes
+
+        if self._wishes is None:
+            self._wishes = Wishes(self._server, self._settings, self._open_cache)
         known = self._fetches.keys() | self._doubted.keys()
         fresh = {name: parts for name, parts in spans.items() if name not in known}
         try:
@@ -72,6 +80,9 @@ class SwarmReader:
             self._settings.tell(f"no swarm: {error}")
 
     def _begin(self, wishes: dict[str, Wish]) -> None:
+        from chunkstore.swarm.fetch import Fetch, Way
+        from chunkstore.swarm.part import Part
+
         cache = self.cache
         assert cache is not None
         if self._part is None:
@@ -154,6 +165,6 @@ class SwarmReader:
     def close(self) -> None:
         """Leave all swarms, and give back the cache."""
         self.leave()
-        cache, self._wishes.cache = self.cache, None
-        if cache is not None:
-            cache.close()
+        if self._wishes is not None and self._wishes.cache is not None:
+            self._wishes.cache.close()
+            self._wishes.cache = None

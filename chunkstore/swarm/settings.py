@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from chunkstore.errors import Usage
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
     from chunkstore.storage.backends.http_access import Access
 
+    Network = IPv4Network | IPv6Network
+
 Transport = Literal["auto", "http", "swarm"]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 EVERYWHERE: Final = ("0.0.0.0", "::")
 
 
-@dataclass(frozen=True)
-class SessionSettings:
+class SessionSettings(NamedTuple):
     """Where to listen, whom to talk to, how fast.
 
     `addresses` are those of interfaces here; the first free port from `ports`, both ends included,
@@ -35,12 +35,13 @@ class SessionSettings:
 
     def allows(self, address: bytes) -> bool:
         """Whether a peer at this address may be talked to."""
+        import ipaddress
+
         found = ipaddress.ip_address(address)
         return not self.networks or any(found in network for network in self.networks)
 
 
-@dataclass(frozen=True)
-class SwarmSettings:
+class SwarmSettings(NamedTuple):
     """How a node takes part. `trackers` stand in for those that torrents name. `home`
     is the URL of the remote: its credentials, and `access`, are for a tracker on the same server
     as well.
@@ -55,7 +56,7 @@ class SwarmSettings:
     """
 
     transport: Transport = "auto"
-    session: SessionSettings = field(default_factory=SessionSettings)
+    session: SessionSettings = SessionSettings()
     trackers: tuple[str, ...] = ()
     home: str = ""
     access: Access | None = None
@@ -78,6 +79,8 @@ class Figures(NamedTuple):
 
 def parse_network(text: str) -> Network:
     """A network such as `10.0.0.0/8`, or one address. Raises `Usage`."""
+    import ipaddress
+
     try:
         return ipaddress.ip_network(text)
     except ValueError:
@@ -97,6 +100,8 @@ def parse_ports(text: str) -> tuple[int, int]:
 
 def parse_address(text: str) -> str:
     """The address of an interface. Raises `Usage`."""
+    import ipaddress
+
     try:
         return str(ipaddress.ip_address(text.strip("[]")))
     except ValueError:

@@ -14,7 +14,8 @@
 
 Promises: `installed` names a version only when the whole tree has been made so; while it is being
 changed `pending` says into what, so a mixed tree is never taken for either. Both survive a power
-cut. Losing the directory costs a new installation, never a wrong one.
+cut. Losing the directory costs a new installation, never a wrong one. What only a change needs is
+imported with it: most pulls find nothing to do.
 """
 
 from __future__ import annotations
@@ -24,19 +25,21 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chunkstore.errors import Conflict, Corrupt, LocalError, local_errors
 from chunkstore.objects.manifest import NodeRef
 from chunkstore.objects.names import STATE_DIR
-from chunkstore.storage.catalog import Catalog
-from chunkstore.storage.stage import Stage
 from chunkstore.trust.memory import Memory, parse_memory
 from chunkstore.worktree import journal
-from chunkstore.worktree.baseline import Baseline
 from chunkstore.worktree.facts import Facts, damaged_state
 from chunkstore.worktree.installed import After, Installed, Layer, Source
 from chunkstore.worktree.nodes import Nodes
+
+if TYPE_CHECKING:
+    from chunkstore.storage.catalog import Catalog
+    from chunkstore.storage.stage import Stage
+    from chunkstore.worktree.baseline import Baseline
 
 
 class NodeState:
@@ -298,12 +301,19 @@ class NodeState:
         return self._path("changes")
 
     @property
+    def has_new(self) -> bool:
+        """Whether there are files, or a place for them, that were not yet renamed into place."""
+        return os.path.lexists(self._path("new"))
+
+    @property
     def swarm(self) -> str:
         """Path of the cache for packs of swarms."""
         return self._path("swarm")
 
     def baseline(self) -> Baseline:
         """How the files of the image looked when they were put there."""
+        from chunkstore.worktree.baseline import Baseline
+
         path = self._path("baseline.sqlite")
         if self._read_only and not os.path.exists(path):
             return Baseline(None)
@@ -330,8 +340,12 @@ class NodeState:
 
     def catalog(self) -> Catalog:
         """Where chunks lie in the remote's packs."""
+        from chunkstore.storage.catalog import Catalog
+
         return Catalog(None if self._read_only else self._path("catalog.sqlite"), alone=True)
 
     def stage(self) -> Stage:
         """Where fetched frames wait."""
+        from chunkstore.storage.stage import Stage
+
         return Stage(self._path("stage"))

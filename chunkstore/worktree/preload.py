@@ -12,7 +12,10 @@ import pkgutil
 from typing import Final
 
 _PACKAGES: Final = ("objects", "storage.backends", "worktree", "pull")
-_FROM_OUTSIDE: Final = ("encodings.idna", "encodings.utf_8", "traceback", "http.client", "signal")
+_FROM_OUTSIDE: Final = (
+    *("encodings.idna", "encodings.utf_8", "traceback", "http.client", "signal", "base64", "json"),
+    *("ipaddress", "random", "urllib.parse"),
+)
 
 
 def everything() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -74,6 +73,8 @@ def giver(options: Namespace, output: Output) -> Callable[[str, bool], None]:
     command += ["--", options.directory]
 
     def give(_cache: str, is_wanted: bool) -> None:
+        import subprocess
+
         # It says a line once others can connect. Until then this process goes on giving, if there
         # is anybody who would miss it.
         said = subprocess.PIPE if is_wanted else subprocess.DEVNULL

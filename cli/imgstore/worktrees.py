@@ -6,11 +6,9 @@ import os
 from argparse import Namespace
 from typing import NamedTuple
 
-from chunkstore.commit import remembered_directory
 from chunkstore.errors import local_errors
 from chunkstore.worktree.patterns import in_force, only, rules_in
 from imgstore.output import Output
-from imgstore.stores import open_store, store_path
 
 
 class Worktree(NamedTuple):
@@ -25,6 +23,9 @@ def directory_of(options: Namespace, output: Output) -> Worktree:
 
     A store inside it is left out, with a note: recording it would change what is recorded.
     """
+    from chunkstore.commit import remembered_directory
+    from imgstore.stores import open_store, store_path
+
     path = options.directory
     if path is None:
         path = remembered_directory(open_store(options, output), options.image)

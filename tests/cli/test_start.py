@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from imgstore.stores import store_path
 from chunkstore.errors import Usage
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Run
+    from tests.cli.conftest import Process, Run
 
 VERBS = list(verbs(build()))
 HEAVY = {
@@ -80,6 +81,60 @@ def test_a_commit_of_nothing_loads_only_what_looks(
         *("chunkstore.commit.recording", "chunkstore.storage.writer", "chunkstore.storage.chunks"),
         *("chunkstore.worktree.capture", "chunkstore.objects.delta"),
     }.isdisjoint(modules)
+
+
+def test_a_pull_of_nothing_loads_only_what_asks(
+    environment: dict[str, str],
+    run: Run,
+    process: Callable[..., Process],
+    store: Path,
+    web: Path,
+    tmp_path: Path,
+) -> None:
+    """Nodes ask every few minutes and mostly find nothing: that is all they pay for."""
+    server = process("--store", store, "serve", "--listen", "127.0.0.1:0")
+    assert server.popen.stdout is not None
+    url = server.popen.stdout.readline().decode().split()[-1].rstrip("/")
+    node = str(tmp_path / "node")
+    assert run("pull", "--no-seed", f"{url}/web", node).code == 0
+    modules = loaded(environment, "pull", node)
+
+    assert "chunkstore.storage.backends.http" in modules
+    assert {module.partition(".")[0] for module in modules} & {
+        *("concurrent", "cryptography", "dataclasses", "fastcdc", "hashlib", "inspect"),
+        *("libtorrent", "logging", "lz4", "shutil", "subprocess", "tempfile", "tqdm", "zstandard"),
+    } == set()
+    ours = {module for module in modules if module.startswith("chunkstore.")}
+    assert {module for module in ours if module.startswith("chunkstore.pull.")} == {
+        f"chunkstore.pull.{name}" for name in ("context", "crowd", "recovery", "remote", "report")
+    }
+    assert {module for module in ours if module.startswith("chunkstore.swarm.")} == {
+        "chunkstore.swarm.reader",
+        "chunkstore.swarm.settings",
+    }
+    assert (
+        ours
+        & {
+            *("chunkstore.commit", "chunkstore.objects.delta", "chunkstore.objects.torrent"),
+            *(
+                "chunkstore.storage.catalog",
+                "chunkstore.storage.chunks",
+                "chunkstore.storage.stage",
+            ),
+            *("chunkstore.storage.store", "chunkstore.storage.backends.local"),
+            *(
+                "chunkstore.worktree.apply",
+                "chunkstore.worktree.aside",
+                "chunkstore.worktree.baseline",
+            ),
+            *(
+                "chunkstore.worktree.hooks",
+                "chunkstore.worktree.planner",
+                "chunkstore.worktree.swap",
+            ),
+        }
+        == set()
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from chunkstore.swarm.settings import SessionSettings, SwarmSettings
 from support import stores
 
 LOOPBACK = SessionSettings(addresses=("127.0.0.1",), ports=(20_000, 29_999))
-LOOPBACK_6 = replace(LOOPBACK, addresses=("::1",))
+LOOPBACK_6 = LOOPBACK._replace(addresses=("::1",))
 
 
 @dataclass
@@ -38,8 +38,7 @@ class Node:
     came: list[tuple[int, int]] = field(default_factory=list)
 
     def pull(self, url: str, spec: str = "web", **options: Any) -> PullReport:
-        settings = replace(
-            self.settings,
+        settings = self.settings._replace(
             tell=self.remarks.append,
             came=lambda peers, seed: self.came.append((peers, seed)),
         )
@@ -47,7 +46,7 @@ class Node:
             return pull(
                 *(reader, [parse_spec(spec)], str(self.directory)),
                 location=url,
-                options=replace(stores.trusting(), swarm=settings, **options),
+                options=stores.trusting()._replace(swarm=settings, **options),
             )
 
     def reads(self, url: str) -> tuple[MeteredReader, Any]:
@@ -57,7 +56,7 @@ class Node:
 
         self.directory.mkdir(exist_ok=True)
         server = MeteredReader(open_reader(url))
-        settings = replace(self.settings, tell=self.remarks.append)
+        settings = self.settings._replace(tell=self.remarks.append)
         return server, SwarmReader(server, settings, lambda: Cache(str(self.directory / "cache")))
 
 
@@ -106,7 +105,7 @@ class Rig:
             if seeds:
                 from chunkstore.swarm.seed import FirstSeed
 
-                settings = replace(session, limit_upload=limit)
+                settings = session._replace(limit_upload=limit)
                 trackers = service.get("trackers", ())
                 app[SERVICE].seed = lambda: FirstSeed(str(self.root), settings, trackers)
 

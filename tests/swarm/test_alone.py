@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -187,7 +186,7 @@ def test_who_is_done_is_missed_only_while_others_take(rig: Rig):
     """A pull that nobody misses does not wait until somebody goes on giving."""
     found = rig.largest()
     name = layout.pack(found.pack)
-    slow = replace(LOOPBACK, limit_download=200_000)
+    slow = LOOPBACK._replace(limit_download=200_000)
     with rig.server() as url:
         server, reader = rig.node("node").reads(url)
         other, taker = rig.node("taker", session=slow).reads(url)

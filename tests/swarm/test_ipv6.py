@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -71,7 +70,7 @@ def test_the_tracker_tells_of_peers_by_their_own_field(rig: Rig):
 
 
 def test_peers_of_other_networks_do_not_count(rig: Rig):
-    session = replace(LOOPBACK_6, networks=(parse_network("fd00::/8"),))
+    session = LOOPBACK_6._replace(networks=(parse_network("fd00::/8"),))
     node = rig.node("node", session=session)
     with rig.server(session=LOOPBACK_6) as url:
         report = node.pull(url)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ def test_who_goes_on_giving_finds_them(rig: Rig, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(giving, "_LOOK_SECONDS", 0.1)
     found = rig.largest()
     name, data = layout.pack(found.pack), rig.data(found)
-    slow = replace(LOOPBACK, limit_download=found.size // 6)
+    slow = LOOPBACK._replace(limit_download=found.size // 6)
     got: list[bytes] = []
     with rig.server() as url:
         server, first = rig.node("first").reads(url)

@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ def test_nobody_there_is_no_trouble(rig: Rig):
 
 
 def test_peers_of_other_networks_do_not_count(rig: Rig):
-    session = replace(LOOPBACK, networks=(parse_network("10.0.0.0/8"),))
+    session = LOOPBACK._replace(networks=(parse_network("10.0.0.0/8"),))
     node = rig.node("node", session=session)
     with rig.server() as url:
         report = node.pull(url)
@@ -74,7 +73,7 @@ def test_a_cache_that_is_full_or_no_directory_is_no_trouble(rig: Rig, tmp_path: 
 def test_a_port_that_is_taken_is_no_trouble(rig: Rig):
     with rig.server() as url, closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-        session = replace(LOOPBACK, ports=(port, port))
+        session = LOOPBACK._replace(ports=(port, port))
         node = rig.node("node", session=session)
         report = node.pull(url)
     assert_same(rig.tree, node.directory)

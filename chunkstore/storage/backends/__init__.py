@@ -79,12 +79,10 @@ def open_reader(
         throttle = Throttle(limit_rate)
     if not mirrors:
         return _open(location, throttle, access)
-    from dataclasses import replace
-
     from chunkstore.storage.backends.late import LateReader
     from chunkstore.storage.backends.mirrors import MirrorReader
 
-    strange = None if access is None else replace(access, token="", certificate="", key="")
+    strange = None if access is None else access._replace(token="", certificate="", key="")
     readers: list[Reader] = [LateReader(partial(_open, location, throttle, access, attempts=2))]
     readers += [
         LateReader(partial(_open, mirror, throttle, strange, attempts=2)) for mirror in mirrors

@@ -10,13 +10,11 @@ ranges only; object stores answer several with an error or with everything.
 
 from __future__ import annotations
 
-import random
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from chunkstore.errors import TransferError, Unreachable, Usage
 from chunkstore.storage.backend import Polled
@@ -37,6 +35,9 @@ from chunkstore.storage.backends.http_tag import is_tag, lasting_tag
 from chunkstore.storage.backends.http_url import parse_url
 from chunkstore.storage.backends.throttle import Throttle
 from chunkstore.storage.polling import compared, remembered
+
+if TYPE_CHECKING:
+    import ssl
 
 LEAST_RATE: Final = 16 * 1024
 """Bytes per second that each connection gets of a throttle: servers drop who reads too slowly."""
@@ -170,6 +171,8 @@ class HttpReader:
                         raise Unreachable(message, amiss=error.amiss) from error
                     raise TransferError(message) from error
                 asked = error.wait if isinstance(error, Busy) else 0.0
+            import random
+
             # Many nodes fail at the same moment; chance keeps them from coming back at the same.
             chance = random.uniform(0, min(_FIRST_WAIT * 2**attempt, MAX_WAIT))
             self._meter.add(retries=1)

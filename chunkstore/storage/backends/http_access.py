@@ -7,21 +7,19 @@ where these come from: the library reads no environment.
 
 from __future__ import annotations
 
-import base64
-import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chunkstore.errors import LocalError, Usage
 from chunkstore.storage.backends.http_url import Origin
 
+if TYPE_CHECKING:
+    import ssl
+
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(NamedTuple):
     """What is needed to reach a store, all of it optional.
 
     `token` is sent as a bearer token. `authority` is a file with the certificates of those who may
@@ -59,6 +57,8 @@ class Access:
 
     def context(self, *, is_home: bool) -> ssl.SSLContext:
         """How to check a server, and at home to say who we are. Raises `LocalError`."""
+        import ssl
+
         try:
             context = ssl.create_default_context(cafile=self.authority or None)
             if is_home and self.certificate:
@@ -92,6 +92,9 @@ def _covers(name: str, host: str) -> bool:
 
 
 def _parse_proxy(url: str) -> Proxy:
+    import base64
+    from urllib.parse import unquote, urlsplit
+
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = parts.hostname, parts.port or 8080

@@ -8,7 +8,6 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import NoReturn
 
 from chunkstore.errors import TransferError, Untrusted, Usage
@@ -45,7 +44,7 @@ def run(options: Namespace, output: Output) -> int:
                 report = pull(
                     *(reader, specs, options.directory),
                     location=location,
-                    options=replace(pull_options(options), swarm=swarm),
+                    options=pull_options(options)._replace(swarm=swarm),
                     progress=progress,
                 )
             return tell(report, options, output, location)

@@ -7,7 +7,6 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +91,7 @@ def _seeding(
     if not options.peer_listen and host and not options.proxies:
         # Where nodes reach the server, and nowhere else.
         with suppress(Usage):
-            settings = replace(settings, addresses=(parse_address(host),))
+            settings = settings._replace(addresses=(parse_address(host),))
     return lambda: FirstSeed(root, settings, tuple(options.trackers))
 
 
