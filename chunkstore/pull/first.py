@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Final
 
 from chunkstore.objects import delta, manifest
 from chunkstore.objects.entry import Entry
@@ -26,6 +27,11 @@ from chunkstore.worktree.installed import Installed, Source
 from chunkstore.worktree.journal import Journal
 from chunkstore.worktree.sources import WrittenBefore
 
+_KEPT_BYTES: Final = 24 * 1024 * 1024
+"""Memory for entries that are passed over again: those of some 70,000 paths."""
+_ENTRY_BYTES: Final = 256
+"""What an entry takes besides its name and what it holds."""
+
 
 class FirstInstallation:
     """Writes `target` into the empty, or half filled, tree of `context`."""
@@ -35,8 +41,28 @@ class FirstInstallation:
         self._remote = remote
         self._target = target
         self._source = source
+        self._kept: list[Entry] | None = None
 
     def _entries(self) -> Iterator[Entry]:
+        """What is to be installed, as often as it is asked for; decoded once if it is not much."""
+        return self._decoded() if self._kept is None else iter(self._kept)
+
+    def _keeping(self) -> Iterator[Entry]:
+        """The first pass over the entries."""
+        kept: list[Entry] = []
+        room = _KEPT_BYTES
+        for entry in self._decoded():
+            yield entry
+            if room > 0:
+                attributes = sum(len(name) + len(value) for name, value in entry.xattrs)
+                room -= _ENTRY_BYTES + len(entry.path) + len(entry.content) + attributes
+                kept.append(entry)
+            elif kept:
+                kept = []
+        if room > 0:
+            self._kept = kept
+
+    def _decoded(self) -> Iterator[Entry]:
         context = self._context
         entries = manifest.walk(self._target.root, context.load)
         return wanted(entries, context.excludes, context.mounts)
@@ -46,7 +72,7 @@ class FirstInstallation:
         context, report, target = self._context, self._context.report, self._target
         report.is_first = True
         halves = context.state.halves
-        again = WrittenBefore(context.tree, self._entries(), context.load)
+        again = WrittenBefore(context.tree, self._keeping(), context.load)
         report.changed = again.entries
         report.needed_chunks, report.needed_bytes = again.unique, again.unique_bytes
         if context.options.dry_run:

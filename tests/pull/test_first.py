@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from chunkstore.errors import (
     Conflict,
     NotFound,
 )
+from chunkstore.objects import manifest
+from chunkstore.objects.entry import Entry
+from chunkstore.objects.manifest import Load, NodeRef
+from chunkstore.pull import first
 from chunkstore.storage.backends.local import LocalBackend
 from chunkstore.storage.backends.memory import FailingBackend, MemoryBackend
 
@@ -54,6 +59,27 @@ def test_chunks_that_occur_again_are_not_fetched_again(place: Path) -> None:
     assert report.received < 3_600_000
     fetched = recorder.fetched(store)
     assert len(fetched) == len(set(fetched))
+
+
+@pytest.mark.parametrize(("room", "passes"), [(1 << 24, 1), (0, 2), (300, 2)])
+def test_a_manifest_is_decoded_once_and_a_long_one_not_kept(
+    place: Path, variety: Path, monkeypatch: pytest.MonkeyPatch, room: int, passes: int
+) -> None:
+    store = stores.make_store(place / "store")
+    record(store, variety)
+    walked: list[NodeRef] = []
+
+    def walk(root: NodeRef, load: Load) -> Iterator[Entry]:
+        walked.append(root)
+        yield from real(root, load)
+
+    real = manifest.walk
+    monkeypatch.setattr(manifest, "walk", walk)
+    monkeypatch.setattr(first, "_KEPT_BYTES", room)
+    report = bring(LocalBackend(store.root), "web", place / "node")
+    trees.assert_same(variety, place / "node")
+    assert report.entries == report.changed
+    assert len(walked) == passes
 
 
 def test_only_into_an_empty_or_a_pulled_directory(place: Path) -> None:
