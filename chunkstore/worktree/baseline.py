@@ -72,6 +72,9 @@ class Baseline:
                 database = sqlite3.connect(self._path, isolation_level=None)
                 # Without a sync: what a power cut takes is compared by content.
                 database.execute("PRAGMA synchronous=OFF")
+                # Who has the node's lock is alone with it: locking and looking for the changes of
+                # others would take most of the time of a question, and there is one per file.
+                database.execute("PRAGMA locking_mode=EXCLUSIVE")
                 if database.execute("PRAGMA user_version").fetchone()[0] != _SCHEMA_VERSION:
                     database.execute("DROP TABLE IF EXISTS mark")
                     database.execute(_SCHEMA)

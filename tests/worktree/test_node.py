@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,21 @@ def test_one_at_a_time(quick: Path) -> None:
         NodeState(str(quick))
     with NodeState(str(quick)):
         pass
+
+
+def test_a_baseline_is_locked_once_and_not_for_every_question(quick: Path) -> None:
+    """A pull asks it for every file, and has the node to itself."""
+    with NodeState(str(quick)) as state:
+        path = quick / ".imgstore/baseline.sqlite"
+        baseline = state.baseline()
+        baseline.note(b"file", quick.stat())
+        baseline.flush()
+        with closing(sqlite3.connect(path, timeout=0)) as other:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("SELECT * FROM mark").fetchone()
+            baseline.close()
+            assert other.execute("SELECT count(*) FROM mark").fetchone() == (1,)
+    assert [name for name in os.listdir(quick / ".imgstore") if "journal" in name] == []
 
 
 def test_nothing_stays_open(quick: Path) -> None:
