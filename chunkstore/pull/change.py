@@ -8,16 +8,17 @@ be interrupted and repeated itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
-from chunkstore.errors import Corrupt, LocalError
+from chunkstore.errors import Corrupt, LocalError, NotFound
 from chunkstore.objects.lookup import Lookup
 from chunkstore.objects.names import printable, split
 from chunkstore.pull import deltas, hooks
 from chunkstore.pull.context import Context, require_room, require_writable
 from chunkstore.pull.deltas import DeltaChunks, Offered
-from chunkstore.pull.local import fetch, find_locally, needed_for, weigh
-from chunkstore.pull.remote import CONNECTIONS
-from chunkstore.storage.backend import Reader, foresee
+from chunkstore.pull.local import fetch, find_locally, frames_of, needed_for, spans, weigh
+from chunkstore.pull.remote import CONNECTIONS, Remote
+from chunkstore.storage.backend import Foreseeing, Reader, foresee
 from chunkstore.storage.chunks import ChunkReader, Locator, Nowhere
 from chunkstore.storage.stage import Stage, StagedFirst
 from chunkstore.worktree import journal
@@ -113,14 +114,34 @@ def _fetch_missing(
         if context.remote is None or context.remote.locator is None:
             raise Corrupt(f"chunk {missing[0].hex()} is not on this node: pull again")
         if chosen:
-            reserve = context.report.needed_bytes + deltas.size(chosen)
-            foresee(context.remote.reader, deltas.spans(chosen), reserve=reserve)
+            _foresee_all(context, context.remote, missing, chosen)
             local.fetch(chosen, context.remote.reader, threads=CONNECTIONS)
         rest = local.lacks(missing)
         context.report.moving = deltas.size(chosen)
         if rest:
             fetch(context, context.remote, rest, stage)
         require_room(context, plan.made)
+
+
+def _foresee_all(
+    context: Context, remote: Remote, missing: list[bytes], chosen: list[Offered]
+) -> None:
+    """Tell of the delta frames and of all else at once.
+
+    What is too little for a swarm by itself is not so beside the rest, and what comes later is on
+    its way meanwhile.
+    """
+    if not isinstance(remote.reader, Foreseeing):
+        return
+    parts = deltas.spans(chosen)
+    reserve = context.report.needed_bytes + deltas.size(chosen)
+    brought = deltas.chunks(chosen)
+    # Packs that are not where they were are looked for again when they are fetched.
+    with suppress(NotFound, Corrupt):
+        frames = frames_of(remote, (item for item in missing if item not in brought))
+        parts |= spans(frames)
+        reserve += sum(frame.stored for frame in frames)
+    foresee(remote.reader, parts, reserve=reserve)
 
 
 def _make_aside(

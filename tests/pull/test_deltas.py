@@ -12,7 +12,9 @@ from support.servers import nginx
 
 from chunkstore.objects import deltapack
 from chunkstore.objects.documents import PackUse
+from chunkstore.server import running
 from chunkstore.storage import layout
+from chunkstore.swarm.reader import SwarmReader
 
 SIZE = 1_500_000
 
@@ -74,6 +76,24 @@ def test_over_http_by_another_server(live: Live) -> None:
     assert found["delta_chunks"] > 0
     assert found["received_bytes"] < 1.4 * SIZE
     live.is_image()
+
+
+def test_all_that_is_to_be_fetched_is_foreseen_at_once(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else deltas and the rest could each be too little for a swarm that both are worth."""
+    renew(live)
+    told: list[set[str]] = []
+    monkeypatch.setattr(
+        SwarmReader, "foresee", lambda _self, spans, *, reserve: told.append(set(spans))
+    )
+    with running(live.store.root) as url:
+        found = live.run("pull", f"{url}/web", live.node, "--json", "--no-seed").document
+    assert found["delta_chunks"] > 0
+    live.is_image()
+    kinds = [{name.partition("/")[0] for name in names} for names in told]
+    assert kinds[0] == {"deltas", "packs"}
+    assert told[-1] <= told[0]
 
 
 def test_two_versions_behind(live: Live) -> None:
