@@ -171,7 +171,8 @@ import json, os, sys
 from pathlib import Path
 from support import stores
 from chunkstore.storage.store import Store
-import chunkstore.storage.backends.local, lz4.block, zstandard
+from chunkstore.worktree.preload import everything
+everything()  # the interpreter's own modules may be root's alone
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 done = stores.restore(Store(sys.argv[1]), "web", Path(sys.argv[2]))
 print(json.dumps({kind: list(map(repr, seen)) for kind, seen in done.shortfalls.kinds.items()}))

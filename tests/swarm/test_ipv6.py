@@ -38,17 +38,18 @@ def _has_ipv6() -> None:
 @pytest.mark.usefixtures("patient")
 def test_nodes_exchange_a_pack(rig: Rig):
     """The seed's line is narrow, so that the nodes have to help each other."""
-    with rig.server(limit=3_000_000, session=LOOPBACK_6) as url:
+    with rig.server(limit=2_000_000, session=LOOPBACK_6) as url:
         assert url.startswith("http://[::1]:")
         nodes = [rig.node(f"n{number}", session=LOOPBACK_6) for number in range(2)]
         reports = together([lambda node=node: node.pull(url) for node in nodes])
         size = rig.largest().size
         for node, report in zip(nodes, reports, strict=True):
             assert_same(rig.tree, node.directory)
-            assert report.swarm.from_peers > 0, node.remarks
-            assert report.swarm.from_seed > 0, node.remarks
-            assert report.swarm.from_peers + report.swarm.from_seed >= 0.95 * size
+            assert report.swarm.from_peers + report.swarm.from_seed >= 0.95 * size, node.remarks
             assert report.received < 0.05 * size
+        # One of them may have been so far ahead that the other had nothing for it.
+        assert sum(report.swarm.from_peers for report in reports) > 0
+        assert sum(report.swarm.from_seed for report in reports) > 0
 
 
 def test_the_tracker_tells_of_peers_by_their_own_field(rig: Rig):
