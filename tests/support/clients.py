@@ -17,6 +17,7 @@ import pytest
 
 from support import stores
 from support.crowd import Rig
+from support.trees import assert_same
 
 sys.path.insert(0, str(stores.PROJECT / "bench/swarm"))
 from links import Machine
@@ -105,3 +106,21 @@ def fetched(machine: Machine, url: str) -> bytes:
 
 def is_whole(path: Path, data: bytes) -> bool:
     return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+
+
+def pull_together(rig: Rig, machines: list[Machine], url: str, place: Path) -> None:
+    """Pull on each machine at once: each has the tree, and they have helped each other."""
+    command = [*IMGSTORE, "--json", "pull", "--trust-first", f"{url}/web", "--no-seed"]
+    nodes = [place / f"node{number}" for number in range(len(machines))]
+    processes = [
+        machine.start([*command, "--transport", "swarm", str(node)], stdout=subprocess.PIPE)
+        for machine, node in zip(machines, nodes, strict=True)
+    ]
+    found = []
+    for process, node in zip(processes, nodes, strict=True):
+        found.append(json.loads(process.communicate(timeout=SOON)[0])["swarm"])
+        assert process.returncode == 0
+        assert_same(rig.tree, node)
+    # One may have been so far ahead that the others had nothing for it.
+    for source in ("from_peers", "from_seed"):
+        assert sum(swarm[source] for swarm in found) > 0, source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 from contextlib import ExitStack
@@ -13,10 +12,10 @@ import pytest
 from links import missing, network
 from support.clients import (
     ARIA2,
-    IMGSTORE,
     SOON,
     needs,
     only_ipv6,
+    pull_together,
     served,
 )
 from support.crowd import LOOPBACK_6, Rig, together
@@ -101,16 +100,4 @@ def test_machines_that_have_nothing_else(rig: Rig, tmp_path: Path):
             only_ipv6(machine, f"2001:db8::{number}")
         options = ("--limit-upload", "3M")
         url = stack.enter_context(served(rig, head, *options, host="[2001:db8::1]"))
-        nodes = [tmp_path / name for name in ("one", "two")]
-        command = [*IMGSTORE, "--json", "pull", "--trust-first", f"{url}/web", "--no-seed"]
-        command += ["--transport", "swarm"]
-        processes = [
-            machine.start([*command, str(node)], stdout=subprocess.PIPE)
-            for machine, node in zip(others, nodes, strict=True)
-        ]
-        for process, node in zip(processes, nodes, strict=True):
-            swarm = json.loads(process.communicate(timeout=SOON)[0])["swarm"]
-            assert process.returncode == 0
-            assert_same(rig.tree, node)
-            assert swarm["from_peers"] > 0
-            assert swarm["from_seed"] > 0
+        pull_together(rig, others, url, tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from contextlib import ExitStack
@@ -11,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from links import missing, network
-from support.clients import IMGSTORE, SOON, served
+from support.clients import pull_together, served
 from support.crowd import Rig
 from support.servers import proxied
-from support.trees import assert_same
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx: Debian's nginx-light")
@@ -28,16 +26,4 @@ def test_a_crowd_behind_a_proxy(rig: Rig, place: Path, tmp_path: Path):
         url = stack.enter_context(
             proxied(inner, place, head.address, partial(head.start, stderr=subprocess.DEVNULL))
         )
-        nodes = [tmp_path / name for name in ("one", "two")]
-        command = [*IMGSTORE, "--json", "pull", "--trust-first", f"{url}/web", "--no-seed"]
-        command += ["--transport", "swarm"]
-        processes = [
-            machine.start([*command, str(node)], stdout=subprocess.PIPE)
-            for machine, node in zip(others, nodes, strict=True)
-        ]
-        for process, node in zip(processes, nodes, strict=True):
-            swarm = json.loads(process.communicate(timeout=SOON)[0])["swarm"]
-            assert process.returncode == 0
-            assert_same(rig.tree, node)
-            assert swarm["from_peers"] > 0
-            assert swarm["from_seed"] > 0
+        pull_together(rig, others, url, tmp_path)
